@@ -1,0 +1,173 @@
+// People's accounts: made, found, signed in.
+import { type Actor, type RequestInfo, record } from '../audit/service.ts'
+import type { Passwords } from '../crypto/passwords.ts'
+import { digestOf, type Secret } from '../crypto/secret.ts'
+import { AppError } from '../errors.ts'
+import { newUserId, type UserId } from '../ids.ts'
+import { type Db, isUniqueViolation, reading, transact } from '../store/database.ts'
+import type { EphemeralStore } from '../store/ephemeral.ts'
+import { emailKey, isEmail, PASSWORD_LEAST_CHARACTERS, PASSWORD_MOST_BYTES, passwordProblem } from './rules.ts'
+import * as store from './store.ts'
+
+export interface AccountsDeps {
+  db: Db
+  ephemeral: EphemeralStore
+  passwords: Passwords
+}
+
+export interface User {
+  id: UserId
+  email: string
+  name: string
+  created_at: string
+}
+
+/** A person as the rest of the server sees them. */
+export interface Account {
+  id: UserId
+  email: string
+  name: string
+  suspendedAt: Date | null
+  sessionsNotBefore: Date | null
+}
+
+/** @throws {AppError} `invalid_request` for a bad address, name or password, `conflict` for an address in use */
+export async function createUser(
+  deps: AccountsDeps,
+  input: { email: string; name: string; password: Secret; actor: Actor; request: RequestInfo },
+): Promise<User> {
+  if (!isEmail(input.email)) throw new AppError('invalid_request', { detail: 'The e-mail address is not valid.' })
+  checkPassword(input.password)
+  const passwordDigest = await deps.passwords.digest(input.password)
+  const id = newUserId()
+  try {
+    return await transact(deps.db, async (trx) => {
+      const row = { id, email: input.email.trim(), email_key: emailKey(input.email), name: input.name }
+      const createdAt = await store.insertUser(trx, { ...row, password_digest: passwordDigest })
+      await record(trx, {
+        event: 'user.created',
+        status: 'pass',
+        actor: input.actor,
+        request: input.request,
+        userId: id,
+      })
+      return { id, email: row.email, name: row.name, created_at: createdAt.toISOString() }
+    })
+  } catch (error) {
+    if (!isUniqueViolation(error)) throw error
+    throw new AppError('conflict', { detail: 'There is already an account with this e-mail address.' })
+  }
+}
+
+/**
+ * Gives a person a new password and ends their sessions.
+ *
+ * @throws {AppError} `not_found` for an unknown person, `invalid_request` for a bad password
+ */
+export async function setPassword(
+  deps: AccountsDeps,
+  input: { user: string; password: Secret; actor: Actor; request: RequestInfo },
+): Promise<{ id: UserId; email: string }> {
+  checkPassword(input.password)
+  const passwordDigest = await deps.passwords.digest(input.password)
+  return transact(deps.db, async (trx) => {
+    const user = await store.findUser(trx, input.user)
+    if (user === undefined) throw new AppError('not_found', { detail: `There is no person ${input.user}.` })
+    await store.updatePassword(trx, user.id, passwordDigest)
+    await record(trx, {
+      event: 'user.password_set',
+      status: 'pass',
+      actor: input.actor,
+      request: input.request,
+      userId: user.id,
+    })
+    return { id: user.id, email: user.email }
+  })
+}
+
+export async function findAccount(db: Db, id: string): Promise<Account | undefined> {
+  const row = await reading(store.findUser(db, id))
+  return (
+    row && {
+      id: row.id,
+      email: row.email,
+      name: row.name,
+      suspendedAt: row.suspended_at,
+      sessionsNotBefore: row.sessions_not_before,
+    }
+  )
+}
+
+export type SignInOutcome =
+  | { ok: true; userId: UserId }
+  | { ok: false; reason: 'wrong' }
+  | { ok: false; reason: 'too_many'; retryAfterSeconds: number }
+
+const WINDOW_SECONDS = 15 * 60
+const MOST_FROM_ADDRESS = 100
+const MOST_FOR_ACCOUNT_AND_ADDRESS = 10
+/** An attacker spread over many addresses slows an account down; a browser that signed in before still gets through. */
+const MOST_FOR_ACCOUNT = 100
+
+/**
+ * Checks an address and a password. Unknown, suspended and wrong look alike, in the answer and in the time it takes.
+ *
+ * @param input.device what a browser that signed in here before can show: the digest it was given then
+ */
+export async function signIn(
+  deps: AccountsDeps,
+  input: { email: string; password: Secret; device?: string | undefined; request: RequestInfo },
+): Promise<SignInOutcome> {
+  const key = emailKey(input.email).slice(0, 320)
+  const retryAfterSeconds = await countTry(deps, key, input)
+  if (retryAfterSeconds !== undefined) return { ok: false, reason: 'too_many', retryAfterSeconds }
+  const usable = passwordProblem(input.password.reveal()) !== 'too_long'
+  const user = usable && key.includes('@') ? await reading(store.findUser(deps.db, key)) : undefined
+  const matches = usable && (await deps.passwords.matches(user?.password_digest, input.password))
+  if (!matches || user === undefined || user.suspended_at !== null) {
+    if (user !== undefined) await recordSignIn(deps.db, user.id, 'fail', input.request)
+    return { ok: false, reason: 'wrong' }
+  }
+  await recordSignIn(deps.db, user.id, 'pass', input.request)
+  return { ok: true, userId: user.id }
+}
+
+/** What a browser keeps to be known again: bound to the account, of no use for anything else. */
+export function deviceMark(email: string): string {
+  return digestOf(`device ${emailKey(email)}`)
+}
+
+async function countTry(
+  deps: AccountsDeps,
+  key: string,
+  input: { email: string; device?: string | undefined; request: RequestInfo },
+): Promise<number | undefined> {
+  const address = input.request.address ?? 'none'
+  const counts: Array<[string, number]> = [
+    [`address ${address}`, MOST_FROM_ADDRESS],
+    [`both ${key} ${address}`, MOST_FOR_ACCOUNT_AND_ADDRESS],
+  ]
+  if (input.device !== deviceMark(input.email)) counts.push([`account ${key}`, MOST_FOR_ACCOUNT])
+  for (const [subject, most] of counts) {
+    const { count, resetsInSeconds } = await deps.ephemeral.increment('sign-in', digestOf(subject), WINDOW_SECONDS)
+    if (count > most) return resetsInSeconds
+  }
+  return undefined
+}
+
+function recordSignIn(db: Db, userId: UserId, status: 'pass' | 'fail', request: RequestInfo): Promise<void> {
+  return transact(db, (trx) =>
+    record(trx, { event: 'session.sign_in', status, actor: { kind: 'user', id: userId }, request, userId }),
+  )
+}
+
+function checkPassword(password: Secret): void {
+  const problem = passwordProblem(password.reveal())
+  if (problem === undefined) return
+  throw new AppError('invalid_request', {
+    detail:
+      problem === 'too_short'
+        ? `The password is too short: at least ${PASSWORD_LEAST_CHARACTERS} characters.`
+        : `The password is too long: at most ${PASSWORD_MOST_BYTES} bytes.`,
+  })
+}

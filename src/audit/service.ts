@@ -1,0 +1,70 @@
+// The audit log: one record for each change, written in the transaction of that change (consistency: never one without the other).
+import { type RawBuilder, sql } from 'kysely'
+import { newId } from '../ids.ts'
+import type { Executor } from '../store/database.ts'
+
+/** What every record says about the request or command it stems from. */
+export interface RequestInfo {
+  traceId: string
+  profileId?: string | undefined
+  /** The caller's address; absent for a command. */
+  address?: string | undefined
+}
+
+export type Actor =
+  | { kind: 'user'; id: string }
+  | { kind: 'client'; id: string }
+  | { kind: 'operator'; id?: never }
+  | { kind: 'nobody'; id?: never }
+
+export interface AuditEvent {
+  event: string
+  status: 'pass' | 'fail'
+  actor: Actor
+  request: RequestInfo
+  organizationId?: string | null
+  workspaceId?: string | null
+  userId?: string | null
+  clientId?: string | null
+  credentialId?: string | null
+  tokenVersion?: number | null
+  /** Facts of this kind of event. Never a secret, never an address or a name of a person. */
+  detail?: Record<string, unknown>
+}
+
+/** Records one event. Call it with the transaction of the change that it tells of. */
+export async function record(executor: Executor, event: AuditEvent): Promise<void> {
+  await insertRecord(event).execute(executor)
+}
+
+/**
+ * The same insert as a piece of a larger statement: with `when`, a record is written only if that query has a row, so
+ * a change and its record can be one statement, and one round trip.
+ */
+export function insertRecord(event: AuditEvent, when?: RawBuilder<unknown>): RawBuilder<unknown> {
+  const values = sql.join([
+    sql`${newId('aud')}::text`,
+    text(event.organizationId),
+    text(event.workspaceId),
+    text(event.event),
+    text(event.status),
+    text(event.request.traceId),
+    text(event.request.profileId),
+    text(event.actor.kind),
+    text(event.actor.id),
+    text(event.userId),
+    text(event.clientId),
+    text(event.credentialId),
+    text(event.tokenVersion == null ? null : `v${event.tokenVersion}`),
+    text(event.request.address),
+    sql`${JSON.stringify(event.detail ?? {})}::jsonb`,
+  ])
+  return sql`insert into audit_events (id, organization_id, workspace_id, event, status, trace_id, profile_id, actor_kind,
+    actor_id, user_id, client_id, credential_id, token_version, address, detail)
+    select ${values} ${when === undefined ? sql`` : sql`where exists (${when})`}`
+}
+
+/** A parameter with its type said: in a bare select list PostgreSQL could not tell it. */
+function text(value: string | null | undefined): RawBuilder<unknown> {
+  return sql`${value ?? null}::text`
+}

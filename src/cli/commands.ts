@@ -1,0 +1,169 @@
+// What operators can do: each command with its input's form, run over the services by whichever process holds them.
+import { randomUUID } from 'node:crypto'
+import { z } from 'zod'
+import { createUser, setPassword } from '../accounts/service.ts'
+import type { Services } from '../app.ts'
+import { GRANT_TYPES, present } from '../clients/service.ts'
+import { grantToClient } from '../connections/service.ts'
+import { Secret } from '../crypto/secret.ts'
+import { AppError } from '../errors.ts'
+import { addMember, createOrganization, createWorkspace } from '../organizations/service.ts'
+
+const environment = z.enum(['production', 'staging', 'development'])
+const name = z
+  .string()
+  .trim()
+  .min(1)
+  .max(120)
+  .regex(/^\P{C}*$/u, 'must not hold control characters')
+const secret = z.string().transform((text) => new Secret(text))
+
+interface By {
+  actor: { kind: 'operator' }
+  request: { traceId: string }
+}
+
+interface Command<I extends z.ZodType> {
+  input: I
+  run(services: Services, input: z.output<I>, by: By): Promise<unknown>
+}
+
+const command = <I extends z.ZodType>(definition: Command<I>) => definition
+
+export const COMMANDS = {
+  ping: command({ input: z.object({}), run: async () => ({ ok: true }) }),
+  'user create': command({
+    input: z.strictObject({ email: z.string(), name, password: secret }),
+    run: ({ accounts }, input, by) => createUser(accounts, { ...input, ...by }),
+  }),
+  'user set-password': command({
+    input: z.strictObject({ user: z.string(), password: secret }),
+    run: ({ accounts }, input, by) => setPassword(accounts, { ...input, ...by }),
+  }),
+  'organization create': command({
+    input: z.strictObject({ name, owner: z.string() }),
+    run: ({ db }, input, by) => createOrganization(db, { ...input, ...by }),
+  }),
+  'workspace create': command({
+    input: z.strictObject({ organization: z.string(), name, owner: z.string(), billing_email: z.string().optional() }),
+    run: ({ db }, { billing_email, ...input }, by) =>
+      createWorkspace(db, { ...input, billingEmail: billing_email, ...by }),
+  }),
+  'member add': command({
+    input: z.union([
+      z.strictObject({ user: z.string(), workspace: z.string(), role: z.enum(['owner', 'admin', 'member', 'viewer']) }),
+      z.strictObject({ user: z.string(), organization: z.string(), role: z.enum(['owner', 'admin', 'member']) }),
+    ]),
+    run: ({ db }, input, by) => addMember(db, { ...input, ...by }),
+  }),
+  'client create': command({
+    input: z.strictObject({
+      name,
+      redirect_uris: z.array(z.string()),
+      post_logout_redirect_uris: z.array(z.string()).optional(),
+      grant_types: z.array(z.enum(GRANT_TYPES)),
+      auth: z.enum(['none', 'client_secret_basic', 'client_secret_post', 'private_key_jwt']),
+      environment,
+      pkce: z.boolean(),
+      resource: z.string().optional(),
+      jwks: z.object({ keys: z.array(z.looseObject({ kty: z.string() })).min(1) }).optional(),
+    }),
+    async run({ clients, resourceServers }, input, by) {
+      if (input.resource !== undefined) await requireResource(resourceServers, input.resource)
+      const { client_secret, ...client } = await clients.create({
+        name: input.name,
+        redirectUris: input.redirect_uris,
+        ...(input.post_logout_redirect_uris === undefined
+          ? {}
+          : { postLogoutRedirectUris: input.post_logout_redirect_uris }),
+        grantTypes: input.grant_types,
+        authMethod: input.auth,
+        environment: input.environment,
+        pkceRequired: input.pkce,
+        defaultResource: input.resource,
+        jwks: input.jwks,
+        ...by,
+      })
+      return client_secret === null ? client : { ...client, client_secret: client_secret.reveal() }
+    },
+  }),
+  'client list': command({ input: z.strictObject({}), run: ({ clients }) => clients.list() }),
+  'client show': command({
+    input: z.strictObject({ client: z.string() }),
+    async run({ clients }, input) {
+      const client = await clients.find(input.client)
+      if (client === undefined) throw new AppError('not_found', { detail: `There is no client ${input.client}.` })
+      return present(client)
+    },
+  }),
+  'client delete': command({
+    input: z.strictObject({ client: z.string() }),
+    async run({ clients }, input, by) {
+      await clients.delete(input.client, by)
+      return { client_id: input.client, deleted: true }
+    },
+  }),
+  'client grant': command({
+    input: z.strictObject({
+      client: z.string(),
+      workspace: z.string(),
+      resource: z.string(),
+      scopes: z.array(z.string()),
+    }),
+    async run({ db, clients, resourceServers }, input, by) {
+      const client = await clients.find(input.client)
+      if (client !== undefined && !present(client).grant_types.includes('client_credentials')) {
+        throw new AppError('invalid_request', {
+          detail: 'This client has no grant client_credentials: a person connects it instead.',
+        })
+      }
+      const known = (await requireResource(resourceServers, input.resource)).scopes.map((scope) => scope.name)
+      const unknown = input.scopes.find((scope) => !known.includes(scope))
+      if (unknown !== undefined)
+        throw new AppError('invalid_request', {
+          detail: `${input.resource} has no scope ${unknown}: it has ${known.join(', ')}.`,
+        })
+      const scopes = input.scopes.length > 0 ? input.scopes : known
+      return grantToClient(db, {
+        clientId: input.client,
+        workspaceId: input.workspace,
+        resources: { [input.resource]: scopes },
+        ...by,
+      })
+    },
+  }),
+  'resource create': command({
+    input: z.strictObject({
+      identifier: z.string(),
+      name: name.optional(),
+      environments: z.array(environment),
+      scopes: z.array(
+        z.strictObject({ name: z.string(), sentence: z.string(), least_role: z.enum(['owner', 'admin', 'member']) }),
+      ),
+    }),
+    async run({ resourceServers }, input, by) {
+      const scopes = input.scopes.map(({ least_role, ...scope }) => ({ ...scope, leastRole: least_role }))
+      const created = await resourceServers.create({ ...input, scopes, ...by })
+      return { ...created, client_secret: created.client_secret.reveal() }
+    },
+  }),
+}
+
+export type CommandName = keyof typeof COMMANDS
+
+/** @throws {AppError} `invalid_request` naming what is wrong with the input */
+export async function runCommand(services: Services, call: { command: string; input: unknown }): Promise<unknown> {
+  if (!Object.hasOwn(COMMANDS, call.command))
+    throw new AppError('not_found', { detail: `There is no command ${call.command}.` })
+  // Each command takes what its own form gives.
+  const found = COMMANDS[call.command as CommandName] as Command<z.ZodType>
+  const input = found.input.safeParse(call.input)
+  if (!input.success) throw new AppError('invalid_request', { detail: z.prettifyError(input.error) })
+  return found.run(services, input.data, { actor: { kind: 'operator' }, request: { traceId: `cli-${randomUUID()}` } })
+}
+
+async function requireResource(resourceServers: Services['resourceServers'], identifier: string) {
+  const server = await resourceServers.find(identifier)
+  if (server === undefined) throw new AppError('not_found', { detail: `There is no resource server ${identifier}.` })
+  return server
+}

@@ -1,0 +1,49 @@
+// Values that must never be printed. A secret in clear and what is stored of it are different types (style: secrets as types).
+import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
+import { inspect } from 'node:util'
+
+const HIDDEN = '[secret]'
+
+/** A secret in clear. It prints as `[secret]` everywhere; `reveal` is the one way to the value. */
+export class Secret {
+  readonly #value: string
+
+  constructor(value: string) {
+    this.#value = value
+  }
+
+  reveal(): string {
+    return this.#value
+  }
+
+  toString(): string {
+    return HIDDEN
+  }
+
+  toJSON(): string {
+    return HIDDEN
+  }
+
+  [inspect.custom](): string {
+    return HIDDEN
+  }
+}
+
+/** SHA-256 of a high-entropy value, base64url: what is stored of codes, tokens, session ids and client secrets. */
+export type SecretDigest = string & { readonly __brand: 'SecretDigest' }
+
+/** The stored form of a bearer value. Fast on purpose: only for values with at least 128 random bits. */
+export function digestOf(value: string): SecretDigest {
+  // The brand is made here and nowhere else.
+  return createHash('sha256').update(value).digest('base64url') as SecretDigest
+}
+
+/** Compares two strings of any length without telling by time where they differ. */
+export function equalInConstantTime(a: string, b: string): boolean {
+  return timingSafeEqual(createHash('sha256').update(a).digest(), createHash('sha256').update(b).digest())
+}
+
+/** 256 random bits, base64url (43 characters). */
+export function randomSecret(): Secret {
+  return new Secret(randomBytes(32).toString('base64url'))
+}

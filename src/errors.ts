@@ -1,0 +1,82 @@
+// What a caller may see of a failure: one catalogue of codes, each with its status and one sentence. Anything else is a bug (500).
+
+interface CatalogueEntry {
+  status: number
+  /** One sentence for the caller: what is wrong and what to do. */
+  sentence: string
+  /** The OAuth error (RFC 6749 §5.2, §4.1.2.1) that an OAuth endpoint answers instead. */
+  oauth?: string
+}
+
+const CATALOGUE = {
+  invalid_request: { status: 400, sentence: 'The request is malformed.', oauth: 'invalid_request' },
+  expired_interaction: {
+    status: 400,
+    sentence: 'This page has expired, or it was opened in another browser. Go back to the app and start again.',
+    oauth: 'invalid_request',
+  },
+  forbidden_origin: { status: 403, sentence: 'This request came from another site and was refused.' },
+  not_found: { status: 404, sentence: 'There is nothing at this address.', oauth: 'invalid_request' },
+  method_not_allowed: {
+    status: 405,
+    sentence: 'This address does not take that method; the Allow header names those that it takes.',
+    oauth: 'invalid_request',
+  },
+  payload_too_large: { status: 413, sentence: 'The request body is too large.', oauth: 'invalid_request' },
+  unsupported_media_type: { status: 415, sentence: 'The request body has the wrong type.', oauth: 'invalid_request' },
+  wrong_host: { status: 421, sentence: 'This server does not answer for that host.', oauth: 'invalid_request' },
+  uri_too_long: { status: 414, sentence: 'The address is too long.', oauth: 'invalid_request' },
+  too_many_requests: {
+    status: 429,
+    sentence: 'Too many tries. Wait a little, then try again.',
+    oauth: 'temporarily_unavailable',
+  },
+  conflict: { status: 409, sentence: 'Something with this name is already there.' },
+  server_error: {
+    status: 500,
+    sentence: 'Something failed on our side. Try again; if it stays, ask for help with the trace id.',
+    oauth: 'server_error',
+  },
+  unavailable: {
+    status: 503,
+    sentence: 'The service is busy or a part of it is being restored. Try again in a moment.',
+    oauth: 'temporarily_unavailable',
+  },
+} as const satisfies Record<string, CatalogueEntry>
+
+export type ErrorCode = keyof typeof CATALOGUE
+
+/** The catalogue's entry for a code. */
+export function describeError(code: ErrorCode): CatalogueEntry {
+  return CATALOGUE[code]
+}
+
+interface AppErrorOptions {
+  /** Says it more precisely than the catalogue; must not hold anything that the caller did not send or may not know. */
+  detail?: string
+  /** Seconds, for Retry-After. */
+  retryAfterSeconds?: number
+  allow?: readonly string[]
+  cause?: unknown
+}
+
+/** A failure that the caller may know about. */
+export class AppError extends Error {
+  readonly code: ErrorCode
+  readonly detail: string
+  readonly retryAfterSeconds: number | undefined
+  readonly allow: readonly string[] | undefined
+
+  constructor(code: ErrorCode, options: AppErrorOptions = {}) {
+    super(code, { cause: options.cause })
+    this.name = 'AppError'
+    this.code = code
+    this.detail = options.detail ?? CATALOGUE[code].sentence
+    this.retryAfterSeconds = options.retryAfterSeconds ?? (code === 'unavailable' ? 1 : undefined)
+    this.allow = options.allow
+  }
+
+  get status(): number {
+    return CATALOGUE[this.code].status
+  }
+}

@@ -1,0 +1,29 @@
+// Structured logs. A line is built from named, harmless fields; nothing of a request is logged as it came.
+import { type Logger, pino } from 'pino'
+
+export type Log = Logger
+
+/** @param destination file descriptor or path; standard output by default */
+export function createLog(level: string, destination?: { write(line: string): void }): Log {
+  const options = {
+    level,
+    base: null,
+    timestamp: () => `,"time":"${new Date().toISOString()}"`,
+    formatters: { level: (label: string) => ({ level: label }) },
+    serializers: { err: describeFailure },
+  }
+  return destination === undefined ? pino(options) : pino(options, destination)
+}
+
+/** Name, message, code and stack, and the same of its cause. Drivers put values into other fields: those stay out. */
+export function describeFailure(error: unknown): Record<string, unknown> {
+  if (!(error instanceof Error)) return { message: typeof error }
+  const code: unknown = Reflect.get(error, 'code')
+  return {
+    name: error.name,
+    message: error.message,
+    ...(typeof code === 'string' ? { code } : {}),
+    stack: error.stack,
+    ...(error.cause === undefined ? {} : { cause: describeFailure(error.cause) }),
+  }
+}

@@ -1,0 +1,157 @@
+// The HTTP server around the application: limits, the pinned origin, request log, health, assets, errors.
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import Koa, { type Context, type Middleware } from 'koa'
+import { AppError } from '../errors.ts'
+import type { Assets } from './assets.ts'
+import { type AnswerForm, catchErrors, type ErrorPages, problem, toAppError } from './errors.ts'
+import { sameOrigin } from './forms.ts'
+import type { Log } from './log.ts'
+import type { OriginPin } from './origin.ts'
+import { securityHeaders } from './security-headers.ts'
+import { describeRequest, traceIdOf } from './trace.ts'
+
+const MOST_BODY_BYTES = 64 * 1024
+const HEADERS_TIMEOUT_MS = 10_000
+const REQUEST_TIMEOUT_MS = 20_000
+
+export interface ApplicationDeps {
+  log: Log
+  issuer: string
+  cookieKeys: readonly string[]
+  assets: Assets
+  pages: ErrorPages
+  /** How each address speaks of failures. */
+  formOf: (ctx: Context) => AnswerForm
+  health: Health
+  /** What answers, in order. */
+  routes: readonly Middleware[]
+}
+
+export interface Health {
+  /** Names of what is not ready; empty when this process can serve. */
+  notReady(): Promise<string[]>
+}
+
+export function createApplication(deps: ApplicationDeps): Koa {
+  const app = new Koa({ proxy: true, keys: [...deps.cookieKeys] }) // the origin pin wrote every forwarded header itself
+  app.silent = true // what reaches Koa's own handler was logged by ours
+  app.use(logRequests(deps.log))
+  app.use(catchErrors(deps))
+  app.use(securityHeaders(deps.issuer.startsWith('https:')))
+  app.use(refuseBadBodies)
+  app.use(answerHealth(deps.health))
+  app.use(serveAssets(deps.assets))
+  app.use(sameOriginPages(deps.issuer))
+  for (const route of deps.routes) app.use(route)
+  return app
+}
+
+/** Listens for requests, pins the origin of each, and hands it on. */
+export function createHttpServer(
+  pin: OriginPin,
+  handler: (request: IncomingMessage, response: ServerResponse) => void,
+): Server {
+  const server = createServer(
+    { headersTimeout: HEADERS_TIMEOUT_MS, requestTimeout: REQUEST_TIMEOUT_MS },
+    (request, response) => {
+      // What an answer left unread of a body is not worth reading: the connection goes with it.
+      response.on('finish', () => {
+        if (!request.complete) request.socket.destroySoon()
+      })
+      try {
+        pin(request)
+      } catch (error) {
+        return refuseAtTheDoor(request, response, toAppError(error))
+      }
+      handler(request, response)
+    },
+  )
+  server.on('clientError', (_error, socket) => {
+    if (socket.writable) socket.end('HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n')
+  })
+  return server
+}
+
+function refuseAtTheDoor(request: IncomingMessage, response: ServerResponse, error: AppError): void {
+  const traceId = traceIdOf((name) => String(request.headers[name] ?? ''))
+  response.writeHead(error.status, {
+    'Content-Type': 'application/problem+json',
+    'Cache-Control': 'no-store',
+    'X-Trace-Id': traceId,
+    Connection: 'close',
+    'X-Content-Type-Options': 'nosniff',
+  })
+  response.end(JSON.stringify(problem(error, traceId)))
+}
+
+/** One line a request: its route's template, never its path or query; the workspace where one is known. */
+function logRequests(log: Log): Middleware {
+  return async (ctx, next) => {
+    const request = describeRequest(ctx)
+    ctx.state.request = request
+    ctx.set('X-Trace-Id', request.traceId)
+    const startedAt = performance.now()
+    await next()
+    log.info(
+      {
+        trace_id: request.traceId,
+        profile_id: request.profileId,
+        workspace_id: ctx.state.workspaceId,
+        method: ctx.method,
+        route: routeTemplate(ctx),
+        status: ctx.status,
+        duration_ms: Math.round((performance.now() - startedAt) * 10) / 10,
+      },
+      'request',
+    )
+  }
+}
+
+function routeTemplate(ctx: Context): string {
+  const matched: unknown = ctx._matchedRoute ?? ctx.state.route
+  return typeof matched === 'string' ? matched : 'none'
+}
+
+const refuseBadBodies: Middleware = async (ctx, next) => {
+  if ((ctx.request.length ?? 0) > MOST_BODY_BYTES) throw new AppError('payload_too_large')
+  const encoding = ctx.get('content-encoding')
+  if (encoding !== '' && encoding !== 'identity') {
+    throw new AppError('unsupported_media_type', { detail: 'The request body must not be compressed.' })
+  }
+  await next()
+}
+
+function answerHealth(health: Health): Middleware {
+  return async (ctx, next) => {
+    if (ctx.path !== '/healthz' && ctx.path !== '/readyz') return next()
+    if (ctx.method !== 'GET' && ctx.method !== 'HEAD')
+      throw new AppError('method_not_allowed', { allow: ['GET', 'HEAD'] })
+    ctx.state.route = ctx.path
+    ctx.set('Cache-Control', 'no-store')
+    const notReady = ctx.path === '/readyz' ? await health.notReady() : []
+    ctx.status = notReady.length === 0 ? 200 : 503
+    if (notReady.length > 0) ctx.set('Retry-After', '1')
+    ctx.body = notReady.length === 0 ? { status: 'ok' } : { status: 'not_ready', waiting_for: notReady }
+  }
+}
+
+function serveAssets(assets: Assets): Middleware {
+  return async (ctx, next) => {
+    const asset = assets.find(ctx.path)
+    if (asset === undefined) return next()
+    if (ctx.method !== 'GET' && ctx.method !== 'HEAD')
+      throw new AppError('method_not_allowed', { allow: ['GET', 'HEAD'] })
+    ctx.state.route = '/assets/:name'
+    ctx.set('Cache-Control', 'public, max-age=31536000, immutable') // the name holds the content's hash
+    ctx.type = asset.type
+    ctx.body = asset.body
+  }
+}
+
+/** Machines post with credentials of their own; every other POST is a form of ours. */
+const MACHINE_POSTS = new Set(['/token', '/par', '/introspect', '/revoke', '/userinfo', '/authorize', '/logout'])
+
+function sameOriginPages(issuer: string): Middleware {
+  const guard = sameOrigin(issuer)
+  return (ctx, next) => (MACHINE_POSTS.has(ctx.path) ? next() : guard(ctx, next))
+}

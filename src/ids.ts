@@ -1,0 +1,43 @@
+// Public identifiers: a prefix that says what it names, then 128 bits in Crockford's base 32 (26 characters).
+import { randomBytes, randomUUID } from 'node:crypto'
+
+export type OrganizationId = `org_${string}`
+export type WorkspaceId = `ws_${string}`
+export type UserId = `usr_${string}`
+export type ConnectionId = `con_${string}`
+export type FamilyId = `fam_${string}`
+export type AuditEventId = `aud_${string}`
+export type ClientId = string
+
+const ALPHABET = '0123456789abcdefghjkmnpqrstvwxyz'
+
+function encode(bytes: Buffer): string {
+  let value = BigInt(`0x${bytes.toString('hex')}`)
+  let text = ''
+  for (let digit = 0; digit < 26; digit++) {
+    text = ALPHABET[Number(value & 31n)] + text
+    value >>= 5n
+  }
+  return text
+}
+
+/** UUIDv7 (RFC 9562 §5.7): time first, so that new rows stand together in an index. */
+function timeOrdered(): Buffer {
+  const bytes = randomBytes(16)
+  bytes.writeUIntBE(Date.now(), 0, 6)
+  bytes[6] = ((bytes[6] ?? 0) & 0x0f) | 0x70
+  bytes[8] = ((bytes[8] ?? 0) & 0x3f) | 0x80
+  return bytes
+}
+
+type TimeOrderedPrefix = 'org' | 'ws' | 'con' | 'fam' | 'aud' | 'cl'
+
+/** A new id that sorts by the time it was made. */
+export function newId<P extends TimeOrderedPrefix>(prefix: P): `${P}_${string}` {
+  return `${prefix}_${encode(timeOrdered())}`
+}
+
+/** A person's id: random throughout, so that it says nothing, not even when the account was opened. */
+export function newUserId(): UserId {
+  return `usr_${encode(Buffer.from(randomUUID().replaceAll('-', ''), 'hex'))}`
+}

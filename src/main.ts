@@ -1,0 +1,233 @@
+#!/usr/bin/env node
+import { readFileSync } from 'node:fs'
+// The command line. The only file that ends the process.
+import { text } from 'node:stream/consumers'
+import { Command, Option } from 'commander'
+import { printResult, printWelcome } from './cli/print.ts'
+import { execute, migrateDatabase, serve } from './cli/process.ts'
+import { ConfigError, readConfig, VARIABLES } from './config.ts'
+import { AppError } from './errors.ts'
+import { createLog } from './http/log.ts'
+
+const program = new Command('latchkey')
+  .description('An OAuth 2.0 / OpenID Connect authorization server with a token fallback.')
+  .showHelpAfterError('(add --help for what it takes)')
+  .configureHelp({ showGlobalOptions: true })
+
+const collect = (value: string, previous: string[] = []) => [...previous, value]
+const ENVIRONMENTS = ['production', 'staging', 'development']
+
+function group(name: string, description: string): Command {
+  return program.command(name).description(description)
+}
+
+/** A command that runs over the services; its options become the command's input. */
+function run(
+  parent: Command,
+  name: string,
+  description: string,
+  toInput: (options: Record<string, unknown>, args: string[]) => unknown,
+): Command {
+  const full = `${parent.name()} ${name.split(' ')[0]}`
+  return parent
+    .command(name)
+    .description(description)
+    .option('--json', 'print the object itself, as JSON')
+    .action(async function action(this: Command) {
+      const options = this.opts<Record<string, unknown>>()
+      const config = readConfig(process.env)
+      const result = await execute(config, createLog('error', { write: (line) => process.stderr.write(line) }), {
+        command: full,
+        input: await toInput(options, this.args),
+      })
+      printResult(result, options.json === true)
+    })
+}
+
+program
+  .command('serve')
+  .description('Start the server. Configured by these variables of the environment (or of a file .env):')
+  .addHelpText(
+    'after',
+    `\nVariables:\n${Object.entries(VARIABLES)
+      .map(([name, { says }]) => `  ${name.padEnd(34)}${says}`)
+      .join('\n')}`,
+  )
+  .action(async () => {
+    const config = readConfig(process.env)
+    const log = createLog(config.logLevel)
+    const serving = await serve(config, log)
+    printWelcome(config, serving.app)
+    const stop = (signal: string) => {
+      log.info({ signal }, 'stopping')
+      serving.stop().then(
+        () => process.exit(0),
+        (error: unknown) => fail(error),
+      )
+    }
+    process.once('SIGTERM', stop)
+    process.once('SIGINT', stop)
+  })
+
+program
+  .command('migrate')
+  .description(
+    'Bring the database up to date, as the role of DATABASE_MIGRATION_URL. Safe to run twice, and by several at once.',
+  )
+  .option('--json', 'print the object itself, as JSON')
+  .action(async (options: { json?: boolean }) => {
+    printResult(await migrateDatabase(readConfig(process.env), createLog('error')), options.json === true)
+  })
+
+const user = group('user', 'People with an account.')
+run(user, 'create', 'Open an account. The password is read from standard input.', async (options) => {
+  return { email: options.email, name: options.name, password: await passwordFromInput() }
+})
+  .requiredOption('--email <address>', 'how the person signs in')
+  .requiredOption('--name <name>', 'what the person is called')
+  .requiredOption('--password-stdin', 'read the password from standard input')
+run(
+  user,
+  'set-password <user>',
+  'Give a person (id or e-mail) a new password, and end their sessions.',
+  async (_options, [who]) => {
+    return { user: who, password: await passwordFromInput() }
+  },
+).requiredOption('--password-stdin', 'read the password from standard input')
+
+run(group('organization', 'Companies.'), 'create', 'Make an organization.', ({ name, owner }) => ({ name, owner }))
+  .requiredOption('--name <name>', 'what it is called')
+  .requiredOption('--owner <user>', 'its owner: id or e-mail')
+
+run(group('workspace', 'Units of isolation within an organization.'), 'create', 'Make a workspace.', (options) => {
+  const { organization, name, owner, billingEmail } = options
+  return { organization, name, owner, ...(billingEmail === undefined ? {} : { billing_email: billingEmail }) }
+})
+  .requiredOption('--organization <id>', 'the organization it belongs to')
+  .requiredOption('--name <name>', 'what it is called')
+  .requiredOption('--owner <user>', 'its owner: id or e-mail')
+  .option('--billing-email <address>', 'where statements go')
+
+run(
+  group('member', 'Who works where.'),
+  'add',
+  'Add a person to a workspace or an organization.',
+  ({ workspace, organization, user, role }) =>
+    workspace === undefined ? { organization, user, role } : { workspace, user, role },
+)
+  .option('--workspace <id>', 'the workspace; or')
+  .option('--organization <id>', 'the organization')
+  .requiredOption('--user <user>', 'the person: id or e-mail')
+  .addOption(
+    new Option('--role <role>', 'what they may do')
+      .choices(['owner', 'admin', 'member', 'viewer'])
+      .makeOptionMandatory(),
+  )
+
+const client = group('client', 'OAuth clients: plugins and integrations.')
+run(client, 'create', 'Register a client. A secret is printed once.', (options) => ({
+  name: options.name,
+  redirect_uris: options.redirectUri ?? [],
+  ...(options.postLogoutRedirectUri === undefined ? {} : { post_logout_redirect_uris: options.postLogoutRedirectUri }),
+  grant_types: options.grant ?? ['authorization_code', 'refresh_token'],
+  auth: options.auth,
+  environment: options.environment,
+  pkce: options.pkce,
+  ...(options.resource === undefined ? {} : { resource: options.resource }),
+  ...(typeof options.jwks === 'string' ? { jwks: readJson(options.jwks) } : {}),
+}))
+  .requiredOption('--name <name>', 'what people see')
+  .option('--redirect-uri <uri>', 'where answers may go; once for each', collect)
+  .option('--post-logout-redirect-uri <uri>', 'where people may go after signing out; once for each', collect)
+  .option(
+    '--grant <type>',
+    'authorization_code, refresh_token, client_credentials; once for each (default: the first two)',
+    collect,
+  )
+  .addOption(
+    new Option('--auth <method>', 'how it authenticates')
+      .choices(['client_secret_basic', 'client_secret_post', 'none', 'private_key_jwt'])
+      .default('client_secret_basic'),
+  )
+  .addOption(
+    new Option('--environment <environment>', 'which environment its connections work in')
+      .choices(ENVIRONMENTS)
+      .default('production'),
+  )
+  .option('--resource <identifier>', 'the API it gets tokens for when it names none')
+  .option('--jwks <file>', 'its public keys (a JWKS), for private_key_jwt')
+  .option('--no-pkce', 'excuse this client from PKCE: for a library that knows none')
+run(client, 'list', 'List the clients.', () => ({}))
+run(client, 'show <client>', 'Show a client.', (_options, [id]) => ({ client: id }))
+run(client, 'delete <client>', 'Withdraw a client: it is refused from now on.', (_options, [id]) => ({ client: id }))
+run(
+  client,
+  'grant <client>',
+  'Grant a client to a workspace, for client credentials.',
+  ({ workspace, resource, scope }, [id]) => ({
+    client: id,
+    workspace,
+    resource,
+    scopes: scope ?? [],
+  }),
+)
+  .requiredOption('--workspace <id>', 'the workspace')
+  .requiredOption('--resource <identifier>', 'the API')
+  .option('--scope <scope>', 'what it may do there; once for each (default: all)', collect)
+
+run(
+  group('resource', 'Resource servers: APIs that take our access tokens.'),
+  'create',
+  'Register an API. Its secret is printed once.',
+  (options) => ({
+    identifier: options.identifier,
+    ...(options.name === undefined ? {} : { name: options.name }),
+    environments: options.environment,
+    scopes: (Array.isArray(options.scope) ? options.scope : []).map((text) =>
+      readScope(String(text), options.leastRole),
+    ),
+  }),
+)
+  .requiredOption('--identifier <uri>', 'its URI: the audience of its tokens')
+  .option('--name <name>', 'what operators call it')
+  .requiredOption('--environment <environment>', 'production, staging, development; once for each', collect)
+  .requiredOption(
+    '--scope <name=sentence>',
+    'a scope, and what it lets a client do in words for people; once for each',
+    collect,
+  )
+  .option('--least-role <scope=role>', 'who may grant it: member (the default), admin or owner; once for each', collect)
+
+function readScope(text: string, leastRoles: unknown) {
+  const equals = text.indexOf('=')
+  if (equals < 1)
+    throw new AppError('invalid_request', { detail: `--scope ${text} must look like name="what it lets a client do".` })
+  const name = text.slice(0, equals)
+  const role = (Array.isArray(leastRoles) ? leastRoles : []).map(String).find((entry) => entry.startsWith(`${name}=`))
+  return { name, sentence: text.slice(equals + 1), least_role: role?.slice(name.length + 1) ?? 'member' }
+}
+
+function readJson(path: string): unknown {
+  try {
+    return JSON.parse(readFileSync(path, 'utf8'))
+  } catch {
+    throw new AppError('invalid_request', { detail: `${path} cannot be read as JSON.` })
+  }
+}
+
+/** One line; a newline at its end is not part of it. */
+async function passwordFromInput(): Promise<string> {
+  if (process.stdin.isTTY) process.stderr.write('Password, then Enter and Ctrl-D: ')
+  return (await text(process.stdin)).replace(/\r?\n$/, '')
+}
+
+function fail(error: unknown): never {
+  if (error instanceof ConfigError) process.stderr.write(`${error.message}\n`)
+  else if (error instanceof AppError) process.stderr.write(`${error.detail}\n`)
+  else if (error instanceof Error && 'code' in error && error.code === 'EADDRINUSE') {
+    process.stderr.write('The port is in use: stop what listens there, or set PORT to another one.\n')
+  } else process.stderr.write(`${error instanceof Error ? error.stack : String(error)}\n`)
+  process.exit(1)
+}
+
+program.parseAsync().catch(fail)

@@ -1,0 +1,211 @@
+// The authorization server's addresses: which methods each takes, what stands in front of the library, and how a
+// request's unit of work is settled before its answer goes out.
+import type { Context, Middleware } from 'koa'
+import compose from 'koa-compose'
+import type Provider from 'oidc-provider'
+import { AppError } from '../errors.ts'
+import { formTarget, setContentPolicy } from '../http/security-headers.ts'
+import { requestInfo } from '../http/trace.ts'
+import { type AuthenticationDeps, authenticateClient, type Form } from './client-authentication.ts'
+import { OWN_PATHS, PATHS } from './provider.ts'
+import { type SettleDeps, settle } from './settle.ts'
+import type { Tokens } from './tokens.ts'
+import { inUnitOfWork, newUnitOfWork, type UnitOfWork } from './unit-of-work.ts'
+
+/** Swapped when keys change: nobody keeps the provider itself. */
+export interface ProviderHolder {
+  current: Provider
+}
+
+interface Endpoint {
+  methods: readonly string[]
+  /** Machines get OAuth errors in JSON, whatever they say they accept (RFC 6749 §5.2); people get pages. */
+  form: 'oauth' | 'page'
+}
+
+const machine = (...methods: string[]): Endpoint => ({ methods, form: 'oauth' })
+const page = (...methods: string[]): Endpoint => ({ methods, form: 'page' })
+
+const ENDPOINTS = new Map<string, Endpoint>([
+  [PATHS.authorization, page('GET', 'POST')],
+  [PATHS.token, machine('POST', 'OPTIONS')],
+  [PATHS.pushed_authorization_request, machine('POST', 'OPTIONS')],
+  [PATHS.userinfo, machine('GET', 'POST', 'OPTIONS')],
+  [PATHS.jwks, machine('GET', 'HEAD', 'OPTIONS')],
+  [OWN_PATHS.introspection, machine('POST')],
+  [OWN_PATHS.revocation, machine('POST', 'OPTIONS')],
+  [PATHS.end_session, page('GET', 'POST')],
+  [`${PATHS.end_session}/confirm`, page('POST')],
+  [`${PATHS.end_session}/success`, page('GET')],
+  ['/.well-known/openid-configuration', machine('GET', 'HEAD', 'OPTIONS')],
+  ['/.well-known/oauth-authorization-server', machine('GET', 'HEAD', 'OPTIONS')],
+])
+
+const RESUME = new RegExp(`^${PATHS.authorization}/([A-Za-z0-9_-]{1,64})$`)
+
+/** The endpoint at a path; undefined when the path is not the authorization server's. */
+export function endpointAt(path: string): Endpoint | undefined {
+  return ENDPOINTS.get(path) ?? (RESUME.test(path) ? page('GET') : undefined)
+}
+
+export interface EndpointsDeps extends SettleDeps, AuthenticationDeps {
+  provider: ProviderHolder
+  tokens: Tokens
+}
+
+export function createEndpoints(deps: EndpointsDeps): Middleware {
+  return async (ctx, next) => {
+    const endpoint = endpointAt(ctx.path)
+    if (endpoint === undefined) return next()
+    if (!endpoint.methods.includes(ctx.method)) throw new AppError('method_not_allowed', { allow: endpoint.methods })
+    if (ctx.path === OWN_PATHS.introspection) return introspect(deps, ctx)
+    if (ctx.path === OWN_PATHS.revocation) return revoke(deps, ctx)
+    if (ctx.method === 'POST' && (ctx.path === PATHS.authorization || ctx.path === PATHS.end_session))
+      return repeatAsGet(ctx)
+    if (RESUME.test(ctx.path)) requireResumeCookie(ctx)
+    if (endpoint.form === 'oauth') ctx.req.headers.accept = 'application/json'
+    await settled(deps, ctx, () => compose(deps.provider.current.middleware)(ctx, async () => {}))
+  }
+}
+
+/**
+ * Runs a part of the library in a unit of work, and settles it before the answer goes out.
+ *
+ * @throws whatever kept the library from answering, and `unavailable` when a store could not be written
+ */
+export async function settled(deps: SettleDeps, ctx: Context, work: () => Promise<void>): Promise<void> {
+  const unit = newUnitOfWork(requestInfo(ctx))
+  await inUnitOfWork(unit, async () => {
+    setContentPolicy(ctx)
+    await work()
+    if (unit.failure !== undefined) throw unit.failure
+    noteConnection(ctx, unit)
+    if ((await settle(deps, unit, ctx.status >= 400)) === 'invalid_grant') refuseGrant(ctx)
+    widenContentPolicy(ctx)
+  })
+}
+
+/** For the log: in which workspace a request worked. */
+function noteConnection(ctx: Context, unit: UnitOfWork): void {
+  ctx.state.workspaceId = unit.facts?.connection.workspaceId
+}
+
+/** The same bytes as the library's own refusal: who lost a race learns nothing of it. */
+function refuseGrant(ctx: Context): void {
+  ctx.status = 400
+  ctx.body = { error: 'invalid_grant', error_description: 'grant request is invalid' }
+}
+
+/** `response_mode=form_post` answers with a form that leads to the client. */
+function widenContentPolicy(ctx: Context): void {
+  const redirectUri: unknown = ctx.oidc?.redirectUriCheckPerformed === true ? ctx.oidc.params?.redirect_uri : undefined
+  const target = typeof redirectUri === 'string' ? formTarget(redirectUri) : undefined
+  if (target === undefined || !ctx.response.is('html')) return
+  const policy = ctx.response.get('Content-Security-Policy')
+  ctx.set(
+    'Content-Security-Policy',
+    policy.replace(/form-action [^;]*/, (directive) => `${directive} ${target}`),
+  )
+}
+
+/**
+ * OpenID Connect Core §3.1.2.1 lets clients post the request; from their own site the browser would send no cookie
+ * with it. So it is asked again as a GET, with every parameter of both kinds: one that stands in both is refused there.
+ */
+async function repeatAsGet(ctx: Context): Promise<void> {
+  const parameters = new URLSearchParams(ctx.querystring)
+  for (const [name, value] of new URLSearchParams(await readForm(ctx))) parameters.append(name, value)
+  ctx.status = 303
+  ctx.redirect(`${ctx.path}?${parameters}`)
+}
+
+/** Without the cookie of this very request the library would fail, not refuse. */
+function requireResumeCookie(ctx: Context): void {
+  const [, uid] = RESUME.exec(ctx.path) ?? []
+  if (ctx.cookies.get('latchkey_resume', { signed: true }) !== uid) throw new AppError('expired_interaction')
+}
+
+// --- Introspection and revocation ---------------------------------------------------------------------------------
+
+async function introspect(deps: EndpointsDeps, ctx: Context): Promise<void> {
+  const request = await readTokenRequest(deps, ctx, OWN_PATHS.introspection)
+  if (request === undefined) return
+  ctx.set('Cache-Control', 'no-store')
+  if (request.client.metadata.token_endpoint_auth_method === 'none') {
+    return refuse(ctx, 'invalid_client', 'a client that does not authenticate cannot introspect')
+  }
+  ctx.body = await deps.tokens.introspect(request.token, request.client)
+}
+
+async function revoke(deps: EndpointsDeps, ctx: Context): Promise<void> {
+  if (allowOrigin(ctx)) return
+  const request = await readTokenRequest(deps, ctx, OWN_PATHS.revocation)
+  if (request === undefined) return
+  await deps.tokens.revoke(request.token, request.client, requestInfo(ctx))
+  ctx.body = {} // RFC 7009 §2.2 asks for no body; clients that parse one find JSON
+}
+
+/** A revocation needs no cookie and shows nothing, so pages of any origin may ask for one. True for a preflight. */
+function allowOrigin(ctx: Context): boolean {
+  ctx.set('Access-Control-Allow-Origin', '*')
+  if (ctx.method !== 'OPTIONS') return false
+  ctx.set({
+    'Access-Control-Allow-Methods': 'POST',
+    'Access-Control-Allow-Headers': 'authorization, content-type',
+    'Access-Control-Max-Age': '3600',
+  })
+  ctx.status = 204
+  return true
+}
+
+/** Undefined when the request was refused; the answer is set then. */
+async function readTokenRequest(deps: EndpointsDeps, ctx: Context, path: string) {
+  const form = parseForm(await readForm(ctx))
+  if (form === undefined) return refuse(ctx, 'invalid_request', 'a parameter must not be given twice')
+  const authorization = ctx.get('authorization')
+  const authentication = await authenticateClient(deps, {
+    authorization: authorization === '' ? undefined : authorization,
+    form,
+    endpoint: `${deps.issuer}${path}`,
+  })
+  if (!authentication.ok) {
+    if (authentication.error === 'invalid_client' && authorization !== '')
+      ctx.set('WWW-Authenticate', `Basic realm="${deps.issuer}"`)
+    return refuse(ctx, authentication.error, authentication.description)
+  }
+  const token = form.get('token')
+  if (token === undefined || token === '') return refuse(ctx, 'invalid_request', "missing required parameter 'token'")
+  return { client: authentication.client, token }
+}
+
+function refuse(ctx: Context, error: 'invalid_request' | 'invalid_client', description: string): undefined {
+  ctx.status = error === 'invalid_client' ? 401 : 400
+  ctx.set('Cache-Control', 'no-store')
+  ctx.body = { error, error_description: description }
+}
+
+function parseForm(text: string): Form | undefined {
+  const form = new Map<string, string>()
+  for (const [name, value] of new URLSearchParams(text)) {
+    if (form.has(name)) return undefined
+    form.set(name, value)
+  }
+  return form
+}
+
+const MOST_BODY_BYTES = 56 * 1024 // what the library takes at its own endpoints
+
+/** @throws {AppError} `unsupported_media_type`, `payload_too_large` */
+async function readForm(ctx: Context): Promise<string> {
+  if (ctx.is('application/x-www-form-urlencoded') === false) {
+    throw new AppError('unsupported_media_type', { detail: 'The body must be application/x-www-form-urlencoded.' })
+  }
+  const chunks: Buffer[] = []
+  let sizeBytes = 0
+  for await (const chunk of ctx.req.iterator({ destroyOnReturn: false })) {
+    sizeBytes += chunk.length
+    if (sizeBytes > MOST_BODY_BYTES) throw new AppError('payload_too_large')
+    chunks.push(chunk)
+  }
+  return Buffer.concat(chunks).toString('utf8')
+}

@@ -1,0 +1,195 @@
+// Organizations, workspaces and their members.
+
+import { findUser } from '../accounts/store.ts'
+import { type Actor, type RequestInfo, record } from '../audit/service.ts'
+import { AppError } from '../errors.ts'
+import { newId, type OrganizationId, type UserId, type WorkspaceId } from '../ids.ts'
+import { type Db, type Trx, transact } from '../store/database.ts'
+import type { OrganizationRole, WorkspaceRole } from '../store/tables.ts'
+import { effectiveRole } from './rules.ts'
+import * as store from './store.ts'
+
+export interface Organization {
+  id: OrganizationId
+  name: string
+  created_at: string
+}
+
+export interface Workspace {
+  id: WorkspaceId
+  organization_id: OrganizationId
+  owner_id: UserId
+  name: string
+  billing_email: string | null
+  created_at: string
+}
+
+/** The person who reaches a workspace, the way they do. */
+export interface ReachableWorkspace {
+  id: WorkspaceId
+  name: string
+  organizationId: OrganizationId
+  organizationName: string
+  role: WorkspaceRole
+}
+
+interface By {
+  actor: Actor
+  request: RequestInfo
+}
+
+/** @throws {AppError} `not_found` for an unknown owner */
+export function createOrganization(db: Db, input: { name: string; owner: string } & By): Promise<Organization> {
+  return transact(db, async (trx) => {
+    const owner = await requireUser(trx, input.owner)
+    const id = newId('org')
+    const createdAt = await store.insertOrganization(trx, { id, name: input.name })
+    await store.putOrganizationMember(trx, { organization_id: id, user_id: owner, role: 'owner' })
+    await record(trx, {
+      event: 'organization.created',
+      status: 'pass',
+      actor: input.actor,
+      request: input.request,
+      organizationId: id,
+      userId: owner,
+      detail: { name: input.name },
+    })
+    return { id, name: input.name, created_at: createdAt.toISOString() }
+  })
+}
+
+/** @throws {AppError} `not_found` for an unknown organization or owner */
+export function createWorkspace(
+  db: Db,
+  input: { organization: string; name: string; owner: string; billingEmail?: string | undefined } & By,
+): Promise<Workspace> {
+  return transact(db, async (trx) => {
+    const organization = await store.findOrganization(trx, input.organization)
+    if (organization === undefined)
+      throw new AppError('not_found', { detail: `There is no organization ${input.organization}.` })
+    const owner = await requireUser(trx, input.owner)
+    const id = newId('ws')
+    const row = {
+      id,
+      organization_id: organization.id,
+      name: input.name,
+      owner_id: owner,
+      billing_email: input.billingEmail ?? null,
+    }
+    const createdAt = await store.insertWorkspace(trx, row)
+    await store.ensureOrganizationMember(trx, { organization_id: organization.id, user_id: owner })
+    await store.putWorkspaceMember(trx, { workspace_id: id, user_id: owner, role: 'owner' })
+    await record(trx, {
+      event: 'workspace.created',
+      status: 'pass',
+      actor: input.actor,
+      request: input.request,
+      organizationId: organization.id,
+      workspaceId: id,
+      userId: owner,
+      detail: { name: input.name },
+    })
+    return { ...row, created_at: createdAt.toISOString() }
+  })
+}
+
+/**
+ * Adds a person to a workspace, or to an organization.
+ *
+ * @throws {AppError} `not_found` for an unknown person, workspace or organization; `conflict` for a person who is
+ * already a member: changing a role ends access, and has its own way
+ */
+export function addMember(
+  db: Db,
+  input: ({ workspace: string; role: WorkspaceRole } | { organization: string; role: OrganizationRole }) & {
+    user: string
+  } & By,
+): Promise<{ user_id: UserId; role: string; organization_id: OrganizationId; workspace_id: WorkspaceId | null }> {
+  return transact(db, async (trx) => {
+    const user = await requireUser(trx, input.user)
+    const place =
+      'workspace' in input
+        ? await placeOfWorkspace(trx, input.workspace)
+        : await placeOfOrganization(trx, input.organization)
+    const present =
+      place.workspaceId === null
+        ? await store.lockOrganizationMember(trx, place.organizationId, user)
+        : await store.lockWorkspaceMember(trx, place.workspaceId, user)
+    if (present !== undefined) {
+      throw new AppError('conflict', {
+        detail: `This person is already a member there, with the role ${present.role}.`,
+      })
+    }
+    if ('workspace' in input && place.workspaceId !== null) {
+      await store.ensureOrganizationMember(trx, { organization_id: place.organizationId, user_id: user })
+      await store.putWorkspaceMember(trx, { workspace_id: place.workspaceId, user_id: user, role: input.role })
+    } else if ('organization' in input) {
+      await store.putOrganizationMember(trx, { organization_id: place.organizationId, user_id: user, role: input.role })
+    }
+    await record(trx, {
+      event: 'member.added',
+      status: 'pass',
+      actor: input.actor,
+      request: input.request,
+      organizationId: place.organizationId,
+      workspaceId: place.workspaceId,
+      userId: user,
+      detail: { role: input.role },
+    })
+    return { user_id: user, role: input.role, organization_id: place.organizationId, workspace_id: place.workspaceId }
+  })
+}
+
+/** Every workspace that a person reaches, with the role that counts there. */
+export async function listReachableWorkspaces(db: Db, userId: UserId): Promise<ReachableWorkspace[]> {
+  const rows = await store.listWorkspacesOf(db, userId)
+  return rows.flatMap((row) => {
+    const role = effectiveRole(row.role, row.organization_role)
+    return role === undefined
+      ? []
+      : [
+          {
+            id: row.id,
+            name: row.name,
+            organizationId: row.organization_id,
+            organizationName: row.organization_name,
+            role,
+          },
+        ]
+  })
+}
+
+/**
+ * A person's role in a workspace, locked with the workspace until the transaction ends: nobody takes it from under a
+ * credential that is being made. Undefined when the workspace is archived or unknown, or they are not in it.
+ */
+export async function lockRole(
+  trx: Trx,
+  workspaceId: string,
+  userId: UserId,
+): Promise<{ role: WorkspaceRole; workspaceId: WorkspaceId; organizationId: OrganizationId } | undefined> {
+  const workspace = await store.lockWorkspace(trx, workspaceId)
+  if (workspace === undefined) return undefined
+  const member = await store.lockWorkspaceMember(trx, workspace.id, userId)
+  const organizationMember = await store.lockOrganizationMember(trx, workspace.organization_id, userId)
+  const role = effectiveRole(member?.role ?? null, organizationMember?.role ?? null)
+  return role && { role, workspaceId: workspace.id, organizationId: workspace.organization_id }
+}
+
+async function placeOfWorkspace(trx: Trx, id: string) {
+  const workspace = await store.lockWorkspace(trx, id)
+  if (workspace === undefined) throw new AppError('not_found', { detail: `There is no workspace ${id}.` })
+  return { organizationId: workspace.organization_id, workspaceId: workspace.id }
+}
+
+async function placeOfOrganization(trx: Trx, id: string) {
+  const organization = await store.findOrganization(trx, id)
+  if (organization === undefined) throw new AppError('not_found', { detail: `There is no organization ${id}.` })
+  return { organizationId: organization.id, workspaceId: null }
+}
+
+async function requireUser(trx: Trx, idOrEmail: string): Promise<UserId> {
+  const user = await findUser(trx, idOrEmail)
+  if (user === undefined) throw new AppError('not_found', { detail: `There is no person ${idOrEmail}.` })
+  return user.id
+}

@@ -1,0 +1,73 @@
+// Applies the migrations under an advisory lock, then gives the server's role what it needs and no more.
+import { readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { sql } from 'kysely'
+import { type Migration, Migrator } from 'kysely/migration'
+import type { Db } from './database.ts'
+
+export interface MigrationOutcome {
+  applied: string[]
+}
+
+/** Kysely's Migrator holds an advisory lock on PostgreSQL, so that two migrators at once apply each file once. */
+export async function migrate(db: Db, directory: string, serverRole?: string): Promise<MigrationOutcome> {
+  const { error, results } = await createMigrator(db, directory).migrateToLatest()
+  if (error !== undefined) throw error
+  await makePartitions(db)
+  if (serverRole !== undefined) await grantTo(db, serverRole)
+  return {
+    applied: (results ?? []).filter((result) => result.status === 'Success').map((result) => result.migrationName),
+  }
+}
+
+/** Names of the migrations that this version brings and the database lacks. */
+export async function pendingMigrations(db: Db, directory: string): Promise<string[]> {
+  const migrations = await createMigrator(db, directory).getMigrations()
+  return migrations.filter((migration) => migration.executedAt === undefined).map((migration) => migration.name)
+}
+
+function createMigrator(db: Db, directory: string): Migrator {
+  return new Migrator({ db, provider: { getMigrations: () => readMigrations(directory) } })
+}
+
+async function readMigrations(directory: string): Promise<Record<string, Migration>> {
+  const files = readdirSync(directory).filter((file) => /^\d{4}-.*\.ts$/.test(file))
+  const entries = files.map(async (file): Promise<[string, Migration]> => {
+    return [file.replace(/\.ts$/, ''), await import(pathToFileURL(join(directory, file)).href)]
+  })
+  return Object.fromEntries(await Promise.all(entries))
+}
+
+const MONTHS_AHEAD = 12
+
+/** One partition of the audit log a month, for a year ahead; what falls outside goes to the default one. */
+async function makePartitions(db: Db): Promise<void> {
+  const now = new Date()
+  for (let month = 0; month <= MONTHS_AHEAD; month++) {
+    const from = new Date(Date.UTC(now.getUTCFullYear(), now.getUTCMonth() + month, 1))
+    const to = new Date(Date.UTC(now.getUTCFullYear(), now.getUTCMonth() + month + 1, 1))
+    const name = `audit_events_${from.toISOString().slice(0, 7).replace('-', '_')}`
+    await sql`create table if not exists ${sql.table(name)} partition of audit_events
+      for values from (${sql.lit(from.toISOString())}) to (${sql.lit(to.toISOString())})`.execute(db)
+  }
+}
+
+/** Tables whose rows the server may add and never change: the database itself refuses. */
+const APPEND_ONLY = ['audit_events']
+
+async function grantTo(db: Db, role: string): Promise<void> {
+  const to = sql.id(role)
+  await sql`grant usage on schema public to ${to}`.execute(db)
+  await sql`grant select, insert, update, delete on all tables in schema public to ${to}`.execute(db)
+  await sql`grant usage, select on all sequences in schema public to ${to}`.execute(db)
+  const { rows } = await sql<{ name: string }>`
+    select c.relname as name from pg_class c
+    where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')
+      and (c.relname like 'audit_events%' or c.relname like 'kysely_migration%')`.execute(db)
+  for (const { name } of rows) {
+    await sql`revoke all on ${sql.table(name)} from ${to}`.execute(db)
+    await sql`grant select on ${sql.table(name)} to ${to}`.execute(db)
+  }
+  for (const table of APPEND_ONLY) await sql`grant insert on ${sql.table(table)} to ${to}`.execute(db)
+}
