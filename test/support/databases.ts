@@ -1,0 +1,47 @@
+// Databases for tests: each test file has one of its own, on every backend that is here.
+import { randomBytes } from 'node:crypto'
+import { openAsBlob } from 'node:fs'
+import { PGlite } from '@electric-sql/pglite'
+import pg from 'pg'
+import { inject } from 'vitest'
+import { MIGRATIONS } from '../../src/app.ts'
+import { type OpenedDatabase, openPGlite, openPostgres } from '../../src/store/database.ts'
+import { migrate } from '../../src/store/migrate.ts'
+
+/** An embedded database, migrated and empty. */
+export async function openEmbedded(): Promise<OpenedDatabase> {
+  const loadDataDir = await openAsBlob(inject('embeddedDump'))
+  return openPGlite(await PGlite.create({ loadDataDir }))
+}
+
+export interface ScratchDatabase {
+  url: string
+  drop(): Promise<void>
+}
+
+/** A database on the PostgreSQL that tests were given, migrated and empty; undefined where there is none. */
+export async function createScratchDatabase(): Promise<ScratchDatabase> {
+  const base = inject('postgresUrl')
+  if (base === undefined) throw new Error('there is no PostgreSQL: guard the test with hasStores')
+  const name = `latchkey_test_${randomBytes(6).toString('hex')}`
+  await onServer(base, `create database ${name}`)
+  const url = new URL(base)
+  url.pathname = `/${name}`
+  const opened = openPostgres(url.href, 1, () => {}, { statementTimeoutMs: 0 })
+  await migrate(opened.db, MIGRATIONS)
+  await opened.close()
+  return { url: url.href, drop: () => onServer(base, `drop database if exists ${name} with (force)`) }
+}
+
+async function onServer(url: string, statement: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url })
+  await client.connect()
+  try {
+    await client.query(statement)
+  } finally {
+    await client.end()
+  }
+}
+
+/** Real PostgreSQL and Redis are here: always so where nothing may be left out. */
+export const hasStores = (): boolean => inject('postgresUrl') !== undefined && inject('redisUrl') !== undefined
