@@ -162,7 +162,7 @@ export function readConfig(environment: Record<string, string | undefined>): Rea
   const problems: string[] = []
   const values = readVariables(environment, problems)
   const production = environment.NODE_ENV === 'production'
-  if (production) problems.push(...weakForProduction(values))
+  if (production) problems.push(...weakForProduction(values, environment))
   if (values.DATABASE_URL !== undefined && values.LATCHKEY_MASTER_KEY === undefined && !production) {
     problems.push(
       'LATCHKEY_MASTER_KEY is required with DATABASE_URL: set it to the output of "openssl rand -base64 32"',
@@ -219,17 +219,19 @@ function readVariables(environment: Record<string, string | undefined>, problems
   return values // each was read by its own form above
 }
 
-function weakForProduction(values: Values): string[] {
+/** A variable that is there and wrong was reported already; it is not missing besides. */
+function weakForProduction(values: Values, environment: Record<string, string | undefined>): string[] {
   const problems: string[] = []
-  if (!values.LATCHKEY_ISSUER?.startsWith('https://')) {
+  const isMissing = (name: VariableName) => !environment[name]?.trim()
+  if (isMissing('LATCHKEY_ISSUER') || values.LATCHKEY_ISSUER?.startsWith('http:')) {
     problems.push('LATCHKEY_ISSUER must be set and begin with https:// in production')
   }
-  if (values.DATABASE_URL === undefined)
+  if (isMissing('DATABASE_URL'))
     problems.push('DATABASE_URL is required in production: the embedded database is for trying out')
-  if (values.DATABASE_MIGRATION_URL === undefined) {
+  if (isMissing('DATABASE_MIGRATION_URL')) {
     problems.push('DATABASE_MIGRATION_URL is required in production: the server must run as a role that owns nothing')
   }
-  if (values.LATCHKEY_MASTER_KEY === undefined) {
+  if (isMissing('LATCHKEY_MASTER_KEY')) {
     problems.push('LATCHKEY_MASTER_KEY is required in production: set it to the output of "openssl rand -base64 32"')
   }
   if (values.LATCHKEY_MASTER_KEY?.some(isWeakKey)) {

@@ -103,6 +103,19 @@ export function approve(agent: UserAgent, page: Page, workspaceId: string): Prom
   return agent.submit(page, '/consent', { workspace: workspaceId, answer: 'approve' })
 }
 
+/** What a person does with an authorization request: signs in and approves where asked. Ends where that leads. */
+export async function walk(
+  agent: UserAgent,
+  world: World,
+  url: string | URL,
+  workspaceId = world.workspaceId,
+): Promise<Page> {
+  let page = await agent.open(url)
+  if (page.html.includes('/sign-in"')) page = await signIn(agent, page, world.email)
+  if (page.html.includes('/consent"')) page = await approve(agent, page, workspaceId)
+  return page
+}
+
 /** Signs in, approves, and comes back with a code. */
 export async function obtainCode(
   server: TestServer,
@@ -110,11 +123,9 @@ export async function obtainCode(
   options: { agent?: UserAgent; client?: TestClient; workspaceId?: string; more?: Record<string, string> } = {},
 ): Promise<{ code: string; pkce: Pkce; agent: UserAgent; callback: URL }> {
   const agent = options.agent ?? server.userAgent()
-  const client = options.client ?? world.client
   const pkce = makePkce()
-  let page = await agent.open(authorizationUrl(client, pkce, options.more))
-  if (page.html.includes('/sign-in"')) page = await signIn(agent, page, world.email)
-  if (page.html.includes('/consent"')) page = await approve(agent, page, options.workspaceId ?? world.workspaceId)
+  const url = authorizationUrl(options.client ?? world.client, pkce, options.more)
+  const page = await walk(agent, world, url, options.workspaceId)
   const code = page.url.searchParams.get('code')
   if (code === null)
     throw new Error(
