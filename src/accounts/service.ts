@@ -106,6 +106,8 @@ export type SignInOutcome =
 const WINDOW_SECONDS = 15 * 60
 const MOST_FROM_ADDRESS = 100
 const MOST_FOR_ACCOUNT_AND_ADDRESS = 10
+/** A browser that has signed in here before is its owner's, most likely. */
+const MOST_FOR_KNOWN_DEVICE = 50
 /** An attacker spread over many addresses slows an account down; a browser that signed in before still gets through. */
 const MOST_FOR_ACCOUNT = 100
 
@@ -143,11 +145,12 @@ async function countTry(
   input: { email: string; device?: string | undefined; request: RequestInfo },
 ): Promise<number | undefined> {
   const address = input.request.address ?? 'none'
+  const isKnownDevice = input.device === deviceMark(input.email)
   const counts: Array<[string, number]> = [
     [`address ${address}`, MOST_FROM_ADDRESS],
-    [`both ${key} ${address}`, MOST_FOR_ACCOUNT_AND_ADDRESS],
+    [`both ${key} ${address}`, isKnownDevice ? MOST_FOR_KNOWN_DEVICE : MOST_FOR_ACCOUNT_AND_ADDRESS],
   ]
-  if (input.device !== deviceMark(input.email)) counts.push([`account ${key}`, MOST_FOR_ACCOUNT])
+  if (!isKnownDevice) counts.push([`account ${key}`, MOST_FOR_ACCOUNT])
   for (const [subject, most] of counts) {
     const { count, resetsInSeconds } = await deps.ephemeral.increment('sign-in', digestOf(subject), WINDOW_SECONDS)
     if (count > most) return resetsInSeconds

@@ -107,7 +107,12 @@ export function createLibraryPages(pages: Pages, issuer: string): LibraryPages &
       )
     },
     async signedOut(ctx) {
-      sendPage(ctx, pages.signedOut({ host, clientName: ctx.oidc.client?.clientName }))
+      // The library comes here also for a person who chose to stay.
+      const { accountId } = await ctx.oidc.provider.Session.get(ctx)
+      sendPage(
+        ctx,
+        pages.signedOut({ host, clientName: ctx.oidc.client?.clientName, stillSignedIn: accountId !== undefined }),
+      )
     },
     failure(ctx, error) {
       send(ctx, FAILURES[error.code] ?? { ...OTHERWISE, lede: error.detail }, error.code)

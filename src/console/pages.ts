@@ -88,6 +88,8 @@ export interface SignOutPage extends PageFrame {
 
 export interface SignedOutPage extends PageFrame {
   clientName?: string | undefined
+  /** The person chose to stay: nothing has ended. */
+  stillSignedIn?: boolean | undefined
 }
 
 export interface HomePage extends PageFrame {
@@ -154,7 +156,8 @@ export function createPages(options: { viewsDir: string; assets: Pick<Assets, 'h
     consent: (data) => render('consent', data, consentView(data)),
     error: (data) => render('error', data, { when: moment(data.time), backHref: safeHref(data.back?.href) }),
     signOut: (data) => render('sign-out', data),
-    signedOut: (data) => render('signed-out', data),
+    signedOut: (data) =>
+      render('signed-out', data, { title: data.stillSignedIn ? 'You are still signed in' : 'You are signed out' }),
     home: (data) => render('home', data, { tour: safeHref(data.tourHref) }),
     tour: (data) => render('try', data, tourView(data)),
   }

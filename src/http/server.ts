@@ -7,7 +7,7 @@ import { type AnswerForm, catchErrors, type ErrorPages, problem, toAppError } fr
 import { sameOrigin } from './forms.ts'
 import type { Log } from './log.ts'
 import type { OriginPin } from './origin.ts'
-import { securityHeaders } from './security-headers.ts'
+import { policyOnAllHtml, securityHeaders } from './security-headers.ts'
 import { describeRequest, traceIdOf } from './trace.ts'
 
 const MOST_BODY_BYTES = 64 * 1024
@@ -35,7 +35,9 @@ export interface Health {
 export function createApplication(deps: ApplicationDeps): Koa {
   const app = new Koa({ proxy: true, keys: [...deps.cookieKeys] }) // the origin pin wrote every forwarded header itself
   app.silent = true // what reaches Koa's own handler was logged by ours
+  app.use(closeAfterUnread)
   app.use(logRequests(deps.log))
+  app.use(policyOnAllHtml)
   app.use(catchErrors(deps))
   app.use(securityHeaders(deps.issuer.startsWith('https:')))
   app.use(refuseBadBodies)
@@ -51,23 +53,18 @@ export function createHttpServer(
   pin: OriginPin,
   handler: (request: IncomingMessage, response: ServerResponse) => void,
 ): Server {
-  const server = createServer(
-    { headersTimeout: HEADERS_TIMEOUT_MS, requestTimeout: REQUEST_TIMEOUT_MS },
-    (request, response) => {
-      // What an answer left unread of a body is not worth reading: the connection goes with it.
-      response.on('finish', () => {
-        if (!request.complete) request.socket.destroySoon()
-      })
-      try {
-        pin(request)
-      } catch (error) {
-        return refuseAtTheDoor(request, response, toAppError(error))
-      }
-      handler(request, response)
-    },
-  )
+  const take = (request: IncomingMessage, response: ServerResponse) => {
+    try {
+      pin(request)
+    } catch (error) {
+      return refuseAtTheDoor(request, response, toAppError(error))
+    }
+    handler(request, response)
+  }
+  const server = createServer({ headersTimeout: HEADERS_TIMEOUT_MS, requestTimeout: REQUEST_TIMEOUT_MS }, take)
+  server.on('checkExpectation', take) // an expectation that nobody knows is no reason to answer without our headers
   server.on('clientError', (_error, socket) => {
-    if (socket.writable) socket.end('HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n')
+    if (socket.writable) socket.end(notHttp())
   })
   return server
 }
@@ -82,6 +79,20 @@ function refuseAtTheDoor(request: IncomingMessage, response: ServerResponse, err
     'X-Content-Type-Options': 'nosniff',
   })
   response.end(JSON.stringify(problem(error, traceId)))
+}
+
+/** What an answer left unread of a body is not worth reading: the connection goes with it, and the client is told so. */
+const closeAfterUnread: Middleware = async (ctx, next) => {
+  await next()
+  if (!ctx.req.complete) ctx.set('Connection', 'close')
+}
+
+/** What is no HTTP has no request to answer: the words go straight into the socket. */
+function notHttp(): string {
+  const traceId = traceIdOf(() => '')
+  const body = JSON.stringify(problem(new AppError('invalid_request'), traceId))
+  const head = ['HTTP/1.1 400 Bad Request', 'Connection: close', 'Content-Type: application/problem+json']
+  return [...head, `Content-Length: ${Buffer.byteLength(body)}`, `X-Trace-Id: ${traceId}`, '', body].join('\r\n')
 }
 
 /** One line a request: its route's template, never its path or query; the workspace where one is known. */

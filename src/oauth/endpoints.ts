@@ -63,8 +63,11 @@ export function createEndpoints(deps: EndpointsDeps): Middleware {
     if (ctx.method === 'POST' && (ctx.path === PATHS.authorization || ctx.path === PATHS.end_session))
       return repeatAsGet(ctx)
     if (RESUME.test(ctx.path)) requireResumeCookie(ctx)
-    if (endpoint.form === 'oauth') ctx.req.headers.accept = 'application/json'
-    await settled(deps, ctx, () => compose(deps.provider.current.middleware)(ctx, async () => {}))
+    ctx.req.headers.accept = endpoint.form === 'oauth' ? 'application/json' : 'text/html' // how the library speaks
+    await settled(deps, ctx, async () => {
+      await compose(deps.provider.current.middleware)(ctx, async () => {})
+      if (ctx.path === PATHS.end_session) leaveIfSignedOut(ctx)
+    })
   }
 }
 
@@ -94,6 +97,20 @@ function noteConnection(ctx: Context, unit: UnitOfWork): void {
 function refuseGrant(ctx: Context): void {
   ctx.status = 400
   ctx.body = { error: 'invalid_grant', error_description: 'grant request is invalid' }
+}
+
+/**
+ * Where nobody is signed in there is nothing to ask. The library answers with a form that a script sends on, which our
+ * policy does not let lead to the client; it checked the address by now, so the browser goes there at once.
+ */
+function leaveIfSignedOut(ctx: Context): void {
+  if (ctx.status !== 200 || ctx.oidc?.session === undefined || ctx.oidc.session.accountId !== undefined) return
+  const { post_logout_redirect_uri: target, state } = ctx.oidc.params ?? {}
+  const url = new URL(typeof target === 'string' ? target : `${PATHS.end_session}/success`, ctx.oidc.issuer)
+  if (typeof target === 'string' && typeof state === 'string') url.searchParams.set('state', state)
+  ctx.body = null
+  ctx.status = 303
+  ctx.redirect(url.href)
 }
 
 /** `response_mode=form_post` answers with a form that leads to the client. */

@@ -137,7 +137,8 @@ async function postSignIn(deps: InteractionsDeps, ctx: Context): Promise<void> {
       maxAge: DEVICE_COOKIE_MS,
       path: '/interaction',
     })
-    return finish(deps, ctx, { login: { accountId: outcome.userId, amr: ['pwd'] } })
+    await finish(deps, ctx, { login: { accountId: outcome.userId, amr: ['pwd'] } })
+    return forgetAnother(deps, ctx, interaction, outcome.userId)
   }
   if (outcome.reason === 'too_many') {
     const minutes = Math.ceil(outcome.retryAfterSeconds / 60)
@@ -153,7 +154,7 @@ async function postSignIn(deps: InteractionsDeps, ctx: Context): Promise<void> {
   }
   await showSignIn(deps, ctx, interaction, {
     email,
-    error: 'The e-mail address or the password is not right. Try again.',
+    error: 'The email address or the password is not right. Try again.',
   })
 }
 
@@ -161,11 +162,31 @@ async function postSignIn(deps: InteractionsDeps, ctx: Context): Promise<void> {
 async function postSwitch(deps: InteractionsDeps, ctx: Context): Promise<void> {
   const interaction = await findInteraction(deps, ctx)
   deps.formTokens.check(ctx, purposeOf(interaction))
-  const session = await deps.provider.current.Session.get(ctx)
-  Object.assign(session, { accountId: undefined, loginTs: undefined, amr: undefined, authorizations: undefined })
-  await session.save(Math.max(1, Math.ceil((interaction.exp ?? 0) - Date.now() / 1000)))
+  await forgetPerson(await deps.provider.current.Session.get(ctx), interaction)
   ctx.status = 303
   ctx.redirect(interaction.returnTo)
+}
+
+/**
+ * Another person signed in over a session (prompt=login). The library would end that one by a form that a script sends,
+ * on a page whose policy does not let the form lead to the client; here it ends before the library looks.
+ */
+async function forgetAnother(
+  deps: InteractionsDeps,
+  ctx: Context,
+  interaction: Interaction,
+  userId: UserId,
+): Promise<void> {
+  const session = await deps.provider.current.Session.get(ctx)
+  if (session.accountId !== undefined && session.accountId !== userId) await forgetPerson(session, interaction)
+}
+
+type Session = Awaited<ReturnType<ProviderHolder['current']['Session']['get']>>
+
+/** It goes on as nobody's, for as long as the request may take. */
+async function forgetPerson(session: Session, interaction: Interaction): Promise<void> {
+  Object.assign(session, { accountId: undefined, loginTs: undefined, amr: undefined, authorizations: undefined })
+  await session.save(Math.max(1, Math.ceil((interaction.exp ?? 0) - Date.now() / 1000)))
 }
 
 // --- Approving ---------------------------------------------------------------------------------------------------------
@@ -323,7 +344,7 @@ function has(requested: Requested, server: ResourceServer, scope: string): boole
 const OPENID_SENTENCES: Record<string, string> = {
   openid: 'Know that it is you',
   profile: 'See your name',
-  email: 'See your e-mail address',
+  email: 'See your email address',
 }
 
 /** In the catalogue's own words. New is what the one connection that stands does not have yet. */

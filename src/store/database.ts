@@ -5,6 +5,7 @@ import { Kysely, PGliteDialect, PostgresDialect, type Transaction } from 'kysely
 import pg from 'pg'
 import type { DatabaseConfig } from '../config.ts'
 import { AppError } from '../errors.ts'
+import { PreparedClient } from './prepared-client.ts'
 import type { Database } from './tables.ts'
 
 export type Db = Kysely<Database>
@@ -50,6 +51,7 @@ export function openPostgres(
   { statementTimeoutMs = STATEMENT_TIMEOUT_MS } = {},
 ): OpenedDatabase {
   const pool = new pg.Pool({
+    Client: PreparedClient,
     connectionString: url,
     max: poolSize,
     connectionTimeoutMillis: ACQUIRE_TIMEOUT_MS,

@@ -14,8 +14,10 @@ export interface MigrationOutcome {
 export async function migrate(db: Db, directory: string, serverRole?: string): Promise<MigrationOutcome> {
   const { error, results } = await createMigrator(db, directory).migrateToLatest()
   if (error !== undefined) throw error
-  await makePartitions(db)
-  if (serverRole !== undefined) await grantTo(db, serverRole)
+  await oneAtATime(db, async (connection) => {
+    await makePartitions(connection)
+    if (serverRole !== undefined) await grantTo(connection, serverRole)
+  })
   return {
     applied: (results ?? []).filter((result) => result.status === 'Success').map((result) => result.migrationName),
   }
@@ -37,6 +39,23 @@ async function readMigrations(directory: string): Promise<Record<string, Migrati
     return [file.replace(/\.ts$/, ''), await import(pathToFileURL(join(directory, file)).href)]
   })
   return Object.fromEntries(await Promise.all(entries))
+}
+
+/** Whoever makes partitions or gives rights waits for the one before. Any constant; ours alone. */
+const MIGRATION_LOCK = 4_180_313
+
+/** "If not exists" looks first and makes afterwards: of two at once, one would fail. */
+function oneAtATime(db: Db, work: (connection: Db) => Promise<void>): Promise<void> {
+  return db.connection().execute(async (connection) => {
+    await sql`select set_config('lock_timeout', '0', true), pg_advisory_lock(${sql.lit(MIGRATION_LOCK)})`.execute(
+      connection,
+    )
+    try {
+      await work(connection)
+    } finally {
+      await sql`select pg_advisory_unlock(${sql.lit(MIGRATION_LOCK)})`.execute(connection)
+    }
+  })
 }
 
 const MONTHS_AHEAD = 12
