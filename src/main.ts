@@ -230,4 +230,7 @@ function fail(error: unknown): never {
   process.exit(1)
 }
 
+// Who reads our output may go away before we do: that is no failure.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
+
 program.parseAsync().catch(fail)

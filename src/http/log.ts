@@ -3,10 +3,7 @@ import { type Logger, pino } from 'pino'
 
 export type Log = Logger
 
-/**
- * @param destination standard output by default, in batches: lines go out when there are four kilobytes of them, twice a
- *   second, and when the process ends
- */
+/** @param destination standard output by default */
 export function createLog(level: string, destination?: { write(line: string): void }): Log {
   const options = {
     level,
@@ -15,10 +12,7 @@ export function createLog(level: string, destination?: { write(line: string): vo
     formatters: { level: (label: string) => ({ level: label }) },
     serializers: { err: describeFailure },
   }
-  if (destination !== undefined) return pino(options, destination)
-  const output = pino.destination({ dest: 1, sync: false, minLength: 4_096, periodicFlush: 500 })
-  process.once('exit', () => output.flushSync())
-  return pino(options, output)
+  return destination === undefined ? pino(options) : pino(options, destination)
 }
 
 /** Name, message, code and stack, and the same of its cause. Drivers put values into other fields: those stay out. */
