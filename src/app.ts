@@ -117,6 +117,7 @@ export async function createApp(config: Config, opened: OpenedDatabase, envelope
     formTokens,
     secureCookies,
   }
+  const tokens = createTokens({ ...services, issuer })
   const tour = config.tour ? await setUpTour({ ...services, issuer }, { traceId: 'tour' }) : undefined
   const app = createApplication({
     log,
@@ -131,9 +132,9 @@ export async function createApp(config: Config, opened: OpenedDatabase, envelope
     routes: [
       createOwnResourceMetadata(issuer),
       createKeptMetadata().middleware,
-      createEndpoints({ ...shared, tokens: createTokens({ ...services, issuer }) }),
+      createEndpoints({ ...shared, tokens }),
       mounted(createInteractions(shared)),
-      ...(tour === undefined ? [] : [mounted(createTour({ issuer, tour, pages, formTokens }))]),
+      ...(tour === undefined ? [] : [mounted(createTour({ ...shared, tour, tokens }))]),
       createHome({ issuer, pages, tourHref: tour === undefined ? undefined : '/try' }),
     ],
   })

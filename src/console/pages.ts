@@ -121,12 +121,16 @@ export interface TourPage extends PageFrame {
   /** `ended`: the connection no longer stands. With `claims` the old token can still be tried, and is refused. */
   state: 'start' | 'connected' | 'ended'
   error?: string | undefined
+  /** Something to know that is no failure. */
+  notice?: string | undefined
   /** The payload of the access token. Its `jti` is what the token's key is cut from. */
   claims?: readonly TourClaim[] | undefined
   header?: readonly TourClaim[] | undefined
   /** In the order to be read. */
   log: readonly TourLogEntry[]
   lastCall?: { status: number; body: string } | undefined
+  /** When the token was renewed last, and the id of the one it took the place of. */
+  renewal?: { time: string; previousTokenId: string } | undefined
   connectAction: string
   callAction: string
   refreshAction: string
@@ -189,7 +193,8 @@ function consentView({ client, workspaces, error }: ConsentPage) {
 }
 
 function workspaceLine({ state, role, note }: ConsentWorkspace): string {
-  if (state === 'open') return note ? `You are ${role} here. ${note}` : `You are ${role} here`
+  const known = `You are ${/^[aeiou]/.test(role) ? 'an' : 'a'} ${role} here.`
+  if (state === 'open') return note ? `${known} ${note}` : known
   return note ?? 'Your role here does not let you connect apps. Ask an admin of this workspace.'
 }
 
@@ -202,21 +207,29 @@ const MARKS = {
 } as const
 
 function tourView(data: TourPage) {
-  const { state, claims, lastCall, log } = data
+  const { state, claims, lastCall, renewal, log } = data
   const tokenId = claims?.find((claim) => claim.name === 'jti')?.value
   const connected = state === 'connected'
-  const turn = state !== 'connected' ? 'connect' : lastCall === undefined ? 'call' : 'renew'
+  const turn = !connected ? 'connect' : lastCall === undefined ? 'call' : renewal === undefined ? 'renew' : 'none'
   return {
     primary: turn,
     marks: {
       connect: state === 'ended' ? MARKS.ended : connected ? MARKS.done : MARKS.now,
       read: connected ? MARKS.done : claims ? MARKS.open : MARKS.later,
       call: turn === 'call' ? MARKS.now : connected ? MARKS.done : claims ? MARKS.open : MARKS.later,
-      renew: turn === 'renew' ? MARKS.now : connected || !claims ? MARKS.later : MARKS.open,
+      renew:
+        turn === 'renew'
+          ? MARKS.now
+          : connected && renewal
+            ? MARKS.done
+            : connected || !claims
+              ? MARKS.later
+              : MARKS.open,
       log: log.length > 0 ? MARKS.open : MARKS.later,
     },
     tokenId,
     cut: tokenId === undefined ? undefined : cutPath(tokenId),
+    renewed: renewal && { previousCut: cutPath(renewal.previousTokenId), when: moment(renewal.time) },
     lastCallGood: lastCall !== undefined && lastCall.status < 400,
     entries: log.map((entry) => ({ ...entry, when: moment(entry.time) })),
   }

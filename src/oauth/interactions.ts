@@ -44,6 +44,11 @@ export function createInteractions(deps: InteractionsDeps): Router {
   router.post('/sign-in', formBody, (ctx) => postSignIn(deps, ctx))
   router.post('/consent', formBody, (ctx) => postConsent(deps, ctx))
   router.post('/switch', formBody, (ctx) => postSwitch(deps, ctx))
+  // Where a form that was refused leaves the browser: its address, opened again, leads to the page.
+  router.get(['/sign-in', '/consent', '/switch'], (ctx) => {
+    ctx.status = 303
+    ctx.redirect(`/interaction/${ctx.params.uid}`)
+  })
   return router
 }
 
@@ -332,7 +337,7 @@ function noteOn(offer: Offer, workspace: ReachableWorkspace): string | undefined
       : isNothing(beyond(granted, connected.approved))
         ? 'Connected already.'
         : 'Connected already, with fewer permissions.',
-    ...withheld.map((scope) => `Without “${scope.sentence}”: that needs the role ${scope.leastRole}.`),
+    ...withheld.map((scope) => `Without “${scope.sentence}”, which takes ${anyOf(scope.leastRole)} to allow.`),
   ]
   return notes.filter(Boolean).join(' ') || undefined
 }
@@ -347,14 +352,25 @@ const OPENID_SENTENCES: Record<string, string> = {
   email: 'See your email address',
 }
 
-/** In the catalogue's own words. New is what the one connection that stands does not have yet. */
+const anyOf = (role: string): string => (role === 'member' ? 'a member' : `an ${role}`)
+
+/**
+ * In the catalogue's own words. New is what the one connection that stands does not have yet. What the person's role allows
+ * in none of the workspaces is left out: each of those says so itself.
+ */
 function describeScopes(offer: Offer): ConsentPage['can'] {
   const [only, ...others] = offer.open
   const news = only !== undefined && others.length === 0 ? beyond(offer.requested, only.approved) : undefined
+  const granted = offer.workspaces
+    .filter((workspace) => canConnect(offer, workspace))
+    .map((workspace) => cutToRole(offer.requested, offer.servers, workspace.role))
   const ofServers = offer.servers.flatMap((server) =>
-    server.scopes
-      .filter((scope) => has(offer.requested, server, scope.name))
-      .map((scope) => ({ sentence: scope.sentence, isNew: news !== undefined && has(news, server, scope.name) })),
+    server.scopes.flatMap(({ name, sentence, leastRole }) => {
+      const places = granted.filter((there) => has(there, server, name)).length
+      if (places === 0) return []
+      const detail = places < granted.length ? `Only where you are ${anyOf(leastRole)}.` : undefined
+      return [{ sentence, detail, isNew: news !== undefined && has(news, server, name) }]
+    }),
   )
   const ofPerson = offer.requested.openidScopes.flatMap((scope) => {
     const sentence = OPENID_SENTENCES[scope]

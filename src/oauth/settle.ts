@@ -1,6 +1,6 @@
 // Writes what a unit of work kept: PostgreSQL first, then the ephemeral store, then the body may go out (consistency §1).
 import type { AuditEvent } from '../audit/service.ts'
-import { isVersionGood, judgeRefresh, whyUnusable } from '../connections/rules.ts'
+import { judgeRefresh, whyUnusable } from '../connections/rules.ts'
 import { endFamily } from '../connections/service.ts'
 import {
   findConnection,
@@ -64,9 +64,10 @@ async function settleCode(deps: SettleDeps, unit: UnitOfWork): Promise<Settled> 
   }
   const { authorised, won } = await retried(() => redeemCode(deps.db, write))
   if (won) return 'as_answered'
-  if (!authorised) return authorityLost(deps, unit)
-  // In a second step, so that it sees what the winner wrote.
+  // In a second step, so that it sees what the winner wrote; also where something else was in the way, or a replay
+  // that came just then would end nothing.
   const consumed = await reading(findConsumedCode(deps.db, code))
+  if (consumed === undefined && !authorised) return authorityLost(deps, unit)
   if (consumed !== undefined) {
     unit.ending = { connectionId: consumed.connection_id, familyId: consumed.family_id, reason: 'code_replayed' }
     await end(deps, unit)
@@ -119,7 +120,6 @@ async function authorityLost(deps: SettleDeps, unit: UnitOfWork): Promise<Settle
   const before = unit.facts?.connection
   const now = before && (await reading(findConnection(deps.db, before.id)))
   if (before === undefined || now === undefined || whyUnusable(now) !== undefined) return 'invalid_grant'
-  if (unit.presented === undefined && !isVersionGood(now, before.version)) return 'invalid_grant'
   throw new AppError('unavailable')
 }
 

@@ -1,31 +1,41 @@
-// The tour at /try: a demo plugin that connects for real, over HTTP, like any other client, and shows each step; and the
+// The tour at /try: a demo app that connects for real, over HTTP, like any other client, and shows each step; and the
 // demo API that it calls. Only in the embedded default.
 import { createHash, randomBytes } from 'node:crypto'
 import Router from '@koa/router'
 import { createRemoteJWKSet, decodeJwt, decodeProtectedHeader, jwtVerify } from 'jose'
 import type { Context } from 'koa'
+import type { Clients } from '../clients/service.ts'
 import type { Pages, TourClaim, TourLogEntry, TourPage } from '../console/pages.ts'
 import { type FormTokens, formBody } from '../http/forms.ts'
 import { sendPage } from '../http/security-headers.ts'
+import type { Tokens } from '../oauth/tokens.ts'
+import type { ResourceServers } from '../resource-servers/service.ts'
 import { MEANINGS } from './meanings.ts'
 import { TOUR_CLIENT_NAME, TOUR_EMAIL, type Tour } from './service.ts'
 
 export interface TourRoutesDeps {
   issuer: string
   tour: Tour
+  tokens: Pick<Tokens, 'introspect'>
+  clients: Pick<Clients, 'find'>
+  resourceServers: Pick<ResourceServers, 'find'>
   pages: Pages
   formTokens: FormTokens
 }
 
-/** What the plugin remembers of one browser. In memory: the tour runs in one process. */
+/** What the app remembers of one browser. In memory: the tour runs in one process. */
 interface Walk {
   id: string
   state?: string
   verifier?: string
   accessToken?: string
+  /** When the token that it holds was renewed, and which one it took the place of. */
+  renewal?: { time: string; previousTokenId: string }
   refreshToken?: string
   ended: boolean
   error?: string
+  /** Something to know that is no failure. */
+  notice?: string
   lastCall?: { status: number; body: string }
   log: TourLogEntry[]
 }
@@ -54,6 +64,7 @@ export function createTour(deps: TourRoutesDeps): Router {
       const walk = walkOf(ctx)
       deps.formTokens.check(ctx, `tour ${walk.id}`)
       delete walk.error
+      delete walk.notice
       ctx.status = 303
       ctx.redirect(await step(walk))
     })
@@ -78,13 +89,14 @@ export function createTour(deps: TourRoutesDeps): Router {
   return router
 }
 
-// --- The plugin -----------------------------------------------------------------------------------------------------
+// --- The app --------------------------------------------------------------------------------------------------------
 
 async function startConnecting(deps: TourRoutesDeps, walk: Walk): Promise<string> {
   walk.verifier = randomBytes(32).toString('base64url')
   walk.state = randomBytes(16).toString('base64url')
   walk.log = []
   delete walk.lastCall
+  delete walk.renewal
   const query = new URLSearchParams({
     client_id: deps.tour.clientId,
     response_type: 'code',
@@ -92,15 +104,16 @@ async function startConnecting(deps: TourRoutesDeps, walk: Walk): Promise<string
     scope: SCOPE,
     resource: deps.tour.resource,
     state: walk.state,
+    login_hint: TOUR_EMAIL,
     code_challenge: createHash('sha256').update(walk.verifier).digest('base64url'),
     code_challenge_method: 'S256',
   })
   note(walk, {
-    title: 'The plugin sends you to sign in',
+    title: 'The app sends you to sign in',
     request: `GET /authorize?client_id=${deps.tour.clientId}&response_type=code&scope=…&resource=…&code_challenge=…&state=…`,
-    answer: '303 See Other → the sign-in page',
+    answer: '303 See Other → a page of this server',
     good: true,
-    meaning: 'It never sees your password. The code_challenge ties the answer to this very plugin (PKCE, RFC 7636).',
+    meaning: 'It never sees your password. The code_challenge ties the answer to this very request (PKCE, RFC 7636).',
   })
   return `/authorize?${query}`
 }
@@ -120,10 +133,8 @@ async function finishConnecting(deps: TourRoutesDeps, walk: Walk, answer: URLSea
   }
   const code = answer.get('code')
   if (code === null) {
-    walk.error =
-      answer.get('error') === 'access_denied'
-        ? 'You did not connect, and that is fine: nothing was given out.'
-        : `The server answered ${answer.get('error')}.`
+    if (answer.get('error') === 'access_denied') walk.notice = 'You did not connect, and nothing was given out.'
+    else walk.error = `The server answered ${answer.get('error')}.`
     note(walk, {
       title: 'You came back without a code',
       request: `GET /try/callback?error=${answer.get('error')}&iss=…&state=…`,
@@ -136,35 +147,37 @@ async function finishConnecting(deps: TourRoutesDeps, walk: Walk, answer: URLSea
   note(walk, {
     title: 'You came back with a code',
     request: `GET /try/callback?code=${short(code)}&iss=…&state=…`,
-    answer: 'The plugin checks state and iss.',
+    answer: 'The app checks state and iss: this is the answer to what it asked, from the server it asked.',
     good: true,
-    meaning: 'The code is good once, for a minute, and only with the plugin’s verifier.',
+    meaning: 'The code works once, within a minute, and only with the verifier that the app kept to itself.',
   })
   await askForTokens(
     deps,
     walk,
-    'The plugin exchanges the code',
+    'The app exchanges the code',
     {
       grant_type: 'authorization_code',
       code,
       redirect_uri: redirectUri(deps),
       code_verifier: verifier,
     },
-    'A short-lived JWT for the API, and a refresh token for later. Which workspace you chose is inside.',
+    'It gets a short-lived JWT for the API, made out for the workspace you chose, and a refresh token for later.',
   )
 }
 
 async function refresh(deps: TourRoutesDeps, walk: Walk): Promise<string> {
-  if (walk.refreshToken !== undefined) {
-    await askForTokens(
-      deps,
-      walk,
-      'The plugin renews its token',
-      { grant_type: 'refresh_token', refresh_token: walk.refreshToken },
-      'The old refresh token is used up, and has exactly one successor. Your role was checked again.',
-    )
-  }
-  return '/try'
+  if (walk.refreshToken === undefined || walk.accessToken === undefined) return '/try'
+  const previousTokenId = String(decodeJwt(walk.accessToken).jti)
+  await askForTokens(
+    deps,
+    walk,
+    'The app renews its token',
+    { grant_type: 'refresh_token', refresh_token: walk.refreshToken },
+    'The old refresh token is used up, and has exactly one successor. Your role was checked again.',
+  )
+  if (walk.ended) return '/try'
+  walk.renewal = { time: new Date().toISOString(), previousTokenId }
+  return '/try#renew'
 }
 
 async function askForTokens(
@@ -174,23 +187,20 @@ async function askForTokens(
   parameters: Record<string, string>,
   meaning: string,
 ): Promise<void> {
-  const shown = Object.entries(parameters).map(
-    ([name, value]) => `${name}=${SHORTENED.has(name) ? short(value) : value}`,
-  )
+  const sent = { ...parameters, client_id: deps.tour.clientId }
+  const shown = Object.entries(sent).map(([name, value]) => `${name}=${SHORTENED.has(name) ? short(value) : value}`)
   const response = await fetch(`${deps.issuer}/token`, {
     method: 'POST',
-    body: new URLSearchParams({ ...parameters, client_id: deps.tour.clientId }),
+    body: new URLSearchParams(sent),
   })
   const body: unknown = await response.json()
   const tokens = typeof body === 'object' && body !== null ? body : {}
   note(walk, {
     title,
     request: `POST /token\n${shown.join('&')}`,
-    answer: `${response.status}\n${JSON.stringify(shorten(tokens), undefined, 2)}`,
+    answer: `${statusLine(response)}\n${JSON.stringify(shorten(tokens), undefined, 2)}`,
     good: response.ok,
-    meaning: response.ok
-      ? meaning
-      : 'The server refused: what the plugin held is no longer good. Connecting again gives it new tokens.',
+    meaning: response.ok ? meaning : 'What the app held is no longer good. Connecting again gives it new tokens.',
   })
   walk.ended = !response.ok
   const [accessToken, refreshToken] = [Reflect.get(tokens, 'access_token'), Reflect.get(tokens, 'refresh_token')]
@@ -203,18 +213,18 @@ async function callApi(deps: TourRoutesDeps, walk: Walk): Promise<string> {
   const response = await fetch(`${deps.tour.resource}/traces`, {
     headers: { authorization: `Bearer ${walk.accessToken}` },
   })
-  const body = await response.text()
+  const body = JSON.stringify(await response.json(), undefined, 2)
   walk.lastCall = { status: response.status, body }
   note(walk, {
-    title: 'The plugin calls the API',
+    title: 'The app calls the API',
     request: `GET /try/api/traces\nAuthorization: Bearer ${short(walk.accessToken)}`,
-    answer: `${response.status}\n${body}`,
+    answer: `${statusLine(response)}\n${body}`,
     good: response.ok,
     meaning: response.ok
-      ? 'The API checked signature, audience, time and scope by itself, with the published keys.'
-      : 'The API refused the token.',
+      ? 'The API checked signature, audience, time and scope with the published keys, and that the connection stands.'
+      : 'The API refused the token: it has expired, or the connection behind it has ended.',
   })
-  return '/try'
+  return '/try#call'
 }
 
 // --- The API ----------------------------------------------------------------------------------------------------------
@@ -226,7 +236,7 @@ async function answerApi(
 ): Promise<void> {
   const [, token] = /^bearer ([\w-]+\.[\w-]+\.[\w-]+)$/i.exec(ctx.get('authorization')) ?? []
   const payload = token === undefined ? undefined : await verifyToken(deps, token, keys)
-  if (payload === undefined) {
+  if (token === undefined || payload === undefined || !(await stands(deps, token))) {
     ctx.status = 401
     ctx.set('WWW-Authenticate', `Bearer realm="${deps.tour.resource}", error="invalid_token"`)
     ctx.body = { error: 'invalid_token' }
@@ -261,6 +271,13 @@ async function verifyToken(deps: TourRoutesDeps, token: string, keys: ReturnType
   }
 }
 
+/** Whether the connection behind it does: what no signature can say (RFC 7662). Asked as the API's own client. */
+async function stands(deps: TourRoutesDeps, token: string): Promise<boolean> {
+  const api = await deps.resourceServers.find(deps.tour.resource)
+  const caller = api?.clientId === undefined ? undefined : await deps.clients.find(api.clientId)
+  return caller !== undefined && (await deps.tokens.introspect(token, caller)).active === true
+}
+
 // --- What is shown ----------------------------------------------------------------------------------------------------
 
 function describe(deps: TourRoutesDeps, walk: Walk): TourPage {
@@ -272,24 +289,43 @@ function describe(deps: TourRoutesDeps, walk: Walk): TourPage {
     csrf: deps.formTokens.issue(`tour ${walk.id}`),
     state: accessToken === undefined ? 'start' : walk.ended ? 'ended' : 'connected',
     error: walk.error,
+    notice: walk.notice,
     ...(accessToken === undefined
       ? { signInHint: { email: TOUR_EMAIL } }
       : { claims: explain(decodeJwt(accessToken)), header: explain(decodeProtectedHeader(accessToken)) }),
     log: walk.log,
     lastCall: walk.lastCall,
+    renewal: walk.renewal,
     connectAction: '/try/connect',
     callAction: '/try/call',
     refreshAction: '/try/refresh',
     disconnectAction: '/try/forget',
+    docsHint: `Your own app makes the same calls. Register it with “latchkey client create”, and give its OAuth library the issuer ${deps.issuer}.`,
   }
 }
 
 function explain(members: object): TourClaim[] {
-  return Object.entries(members).map(([name, value]) => ({
-    name,
-    value: TIMES.has(name) && typeof value === 'number' ? new Date(value * 1000).toISOString() : String(value),
-    meaning: MEANINGS[name] ?? '',
-  }))
+  return Object.entries(members)
+    .toSorted(([one], [other]) => place(one) - place(other))
+    .map(([name, value]) => ({
+      name,
+      value: TIMES.has(name) && typeof value === 'number' ? clock(value) : String(value),
+      meaning: MEANINGS[name] ?? '',
+    }))
+}
+
+/** In the order in which they are explained; what is not explained comes last. */
+function place(name: string): number {
+  const found = Object.keys(MEANINGS).indexOf(name)
+  return found === -1 ? Number.MAX_SAFE_INTEGER : found
+}
+
+function clock(seconds: number): string {
+  return new Date(seconds * 1000).toISOString().replace('T', ' ').replace('.000Z', ' UTC')
+}
+
+function statusLine(response: Response): string {
+  return `${response.status} ${response.statusText}`
 }
 
 const TIMES = new Set(['iat', 'exp'])
