@@ -25,7 +25,7 @@ const CATALOGUE = {
   payload_too_large: { status: 413, sentence: 'The request body is too large.', oauth: 'invalid_request' },
   unsupported_media_type: { status: 415, sentence: 'The request body has the wrong type.', oauth: 'invalid_request' },
   wrong_host: { status: 421, sentence: 'This server does not answer for that host.', oauth: 'invalid_request' },
-  uri_too_long: { status: 414, sentence: 'The address is too long.', oauth: 'invalid_request' },
+  headers_too_large: { status: 431, sentence: 'The address and the headers are too long together.' },
   too_many_requests: {
     status: 429,
     sentence: 'Too many tries. Wait a little, then try again.',

@@ -198,6 +198,20 @@ run(
   )
   .option('--least-role <scope=role>', 'who may grant it: member (the default), admin or owner; once for each', collect)
 
+const connection = group('connection', 'What people approved, and clients were granted.')
+run(connection, 'list', 'List the open connections of a workspace.', ({ workspace }) => ({ workspace })).requiredOption(
+  '--workspace <id>',
+  'the workspace',
+)
+run(
+  connection,
+  'close <connection>',
+  'End a connection for good: its refresh tokens stop working now.',
+  (_options, [id]) => ({
+    connection: id,
+  }),
+)
+
 function readScope(text: string, leastRoles: unknown) {
   const equals = text.indexOf('=')
   if (equals < 1)

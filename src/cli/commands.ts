@@ -4,7 +4,7 @@ import { z } from 'zod'
 import { createUser, setPassword } from '../accounts/service.ts'
 import type { Services } from '../app.ts'
 import { GRANT_TYPES, present } from '../clients/service.ts'
-import { grantToClient } from '../connections/service.ts'
+import { closeConnection, grantToClient, listConnections } from '../connections/service.ts'
 import { Secret } from '../crypto/secret.ts'
 import { AppError } from '../errors.ts'
 import { addMember, createOrganization, createWorkspace } from '../organizations/service.ts'
@@ -130,6 +130,17 @@ export const COMMANDS = {
         resources: { [input.resource]: scopes },
         ...by,
       })
+    },
+  }),
+  'connection list': command({
+    input: z.strictObject({ workspace: z.string() }),
+    run: ({ db }, input) => listConnections(db, input.workspace),
+  }),
+  'connection close': command({
+    input: z.strictObject({ connection: z.string() }),
+    async run({ db }, input, by) {
+      await closeConnection(db, { id: input.connection, reason: 'closed_by_operator', ...by })
+      return { id: input.connection, closed: true }
     },
   }),
   'resource create': command({

@@ -8,10 +8,11 @@ import { AppError } from '../errors.ts'
 import { type ConnectionId, type FamilyId, newId, type UserId, type WorkspaceId } from '../ids.ts'
 import { mayConnect } from '../organizations/rules.ts'
 import { lockRole } from '../organizations/service.ts'
-import { lockWorkspace } from '../organizations/store.ts'
+import { findWorkspace, lockWorkspace } from '../organizations/store.ts'
 import type { ResourceServer } from '../resource-servers/rules.ts'
 import { append } from '../revocation/store.ts'
 import { type Db, type Trx, transact } from '../store/database.ts'
+import type { Environment } from '../store/tables.ts'
 import { beyond, cutToRole, isNothing, type Requested, widen } from './rules.ts'
 import * as store from './store.ts'
 
@@ -140,6 +141,64 @@ function recordOpening(
     credentialId: what.id,
     tokenVersion: what.version,
     detail: { openid: opening.granted.openidScopes, resources: opening.granted.resources },
+  })
+}
+
+/** An open connection, as the API and the command line show it. */
+export interface Connection {
+  id: ConnectionId
+  client_id: string
+  client_name: string
+  user_id: UserId | null
+  environment: Environment
+  token_version: string
+  resources: Record<string, string>
+  created_at: string
+}
+
+/** @throws {AppError} `not_found` for an unknown workspace */
+export async function listConnections(db: Db, workspaceId: string): Promise<Connection[]> {
+  const workspace = await findWorkspace(db, workspaceId)
+  if (workspace === undefined) throw new AppError('not_found', { detail: `There is no workspace ${workspaceId}.` })
+  const rows = await store.listOpenInWorkspace(db, workspace.id)
+  return rows.map(({ version, approved, created_at, ...row }) => ({
+    ...row,
+    token_version: `v${version}`,
+    resources: approved.resources ?? {},
+    created_at: created_at.toISOString(),
+  }))
+}
+
+/**
+ * Closes a connection for good: its refresh tokens are gone, and no token of it is active at introspection. A later
+ * approval is a new connection.
+ *
+ * @throws {AppError} `not_found` for one that is unknown, or closed already
+ */
+export function closeConnection(
+  db: Db,
+  input: { id: string; reason: string; actor: Actor; request: RequestInfo },
+): Promise<void> {
+  return transact(db, async (trx) => {
+    const connection = await store.lockConnection(trx, input.id)
+    if (connection === undefined || connection.closed_at !== null) {
+      throw new AppError('not_found', { detail: `There is no open connection ${input.id}.` })
+    }
+    await store.closeConnection(trx, connection.id, input.reason)
+    await record(trx, {
+      event: 'connection.closed',
+      status: 'pass',
+      actor: input.actor,
+      request: input.request,
+      organizationId: connection.organization_id,
+      workspaceId: connection.workspace_id,
+      userId: connection.user_id,
+      clientId: connection.client_id,
+      credentialId: connection.id,
+      tokenVersion: connection.version,
+      detail: { reason: input.reason },
+    })
+    await append(trx, { subject: connection.id, closed: true })
   })
 }
 

@@ -228,6 +228,46 @@ export function lockConnection(trx: Trx, id: string) {
     .executeTakeFirst()
 }
 
+/** Open connections of a workspace, oldest first. By connections_by_workspace. */
+export function listOpenInWorkspace(executor: Executor, workspaceId: WorkspaceId) {
+  return executor
+    .selectFrom('connections as c')
+    .innerJoin('clients as cl', 'cl.id', 'c.client_id')
+    .select([
+      'c.id',
+      'c.user_id',
+      'c.client_id',
+      'cl.name as client_name',
+      'c.environment',
+      'c.version',
+      'c.approved',
+      'c.created_at',
+    ])
+    .where('c.workspace_id', '=', workspaceId)
+    .where('c.closed_at', 'is', null)
+    .orderBy('c.created_at')
+    .execute()
+}
+
+/** Closes a connection for good, with its families and refresh tokens. */
+export async function closeConnection(trx: Trx, id: ConnectionId, reason: string): Promise<void> {
+  await trx
+    .updateTable('connections')
+    .set((value) => ({ closed_at: value.fn<Date>('now'), close_reason: reason }))
+    .where('id', '=', id) // primary key
+    .execute()
+  await trx
+    .updateTable('families')
+    .set((value) => ({ ended_at: value.fn<Date>('now'), end_reason: reason }))
+    .where('connection_id', '=', id) // families_by_connection
+    .where('ended_at', 'is', null)
+    .execute()
+  await trx
+    .deleteFrom('refresh_tokens')
+    .where('family_id', 'in', trx.selectFrom('families').select('id').where('connection_id', '=', id)) // refresh_tokens_by_family
+    .execute()
+}
+
 /** Ends a family and deletes its refresh tokens. False when it had ended before: the first caller wins. */
 export async function endFamily(trx: Trx, id: FamilyId, reason: string): Promise<boolean> {
   const result = await trx

@@ -63,8 +63,8 @@ export function createHttpServer(
   }
   const server = createServer({ headersTimeout: HEADERS_TIMEOUT_MS, requestTimeout: REQUEST_TIMEOUT_MS }, take)
   server.on('checkExpectation', take) // an expectation that nobody knows is no reason to answer without our headers
-  server.on('clientError', (_error, socket) => {
-    if (socket.writable) socket.end(notHttp())
+  server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
+    if (socket.writable) socket.end(notHttp(error.code === 'HPE_HEADER_OVERFLOW'))
   })
   return server
 }
@@ -87,12 +87,19 @@ const closeAfterUnread: Middleware = async (ctx, next) => {
   if (!ctx.req.complete) ctx.set('Connection', 'close')
 }
 
-/** What is no HTTP has no request to answer: the words go straight into the socket. */
-function notHttp(): string {
+/** What is no HTTP, or too long to be read, has no request to answer: the words go straight into the socket. */
+function notHttp(isTooLong: boolean): string {
   const traceId = traceIdOf(() => '')
-  const body = JSON.stringify(problem(new AppError('invalid_request'), traceId))
-  const head = ['HTTP/1.1 400 Bad Request', 'Connection: close', 'Content-Type: application/problem+json']
-  return [...head, `Content-Length: ${Buffer.byteLength(body)}`, `X-Trace-Id: ${traceId}`, '', body].join('\r\n')
+  const body = JSON.stringify(problem(new AppError(isTooLong ? 'headers_too_large' : 'invalid_request'), traceId))
+  return [
+    `HTTP/1.1 ${isTooLong ? '431 Request Header Fields Too Large' : '400 Bad Request'}`,
+    'Connection: close',
+    'Content-Type: application/problem+json',
+    `Content-Length: ${Buffer.byteLength(body)}`,
+    `X-Trace-Id: ${traceId}`,
+    '',
+    body,
+  ].join('\r\n')
 }
 
 /** One line a request: its route's template, never its path or query; the workspace where one is known. */

@@ -132,9 +132,16 @@ function widenContentPolicy(ctx: Context): void {
 async function repeatAsGet(ctx: Context): Promise<void> {
   const parameters = new URLSearchParams(ctx.querystring)
   for (const [name, value] of new URLSearchParams(await readForm(ctx))) parameters.append(name, value)
+  const target = `${ctx.path}?${parameters}`
+  if (target.length > MOST_TARGET_CHARACTERS) {
+    throw new AppError('payload_too_large', { detail: 'The request is too long for a browser: push it (RFC 9126).' })
+  }
   ctx.status = 303
-  ctx.redirect(`${ctx.path}?${parameters}`)
+  ctx.redirect(target)
 }
+
+/** What browsers, and the proxies on their way, carry in an address; Node reads 16 KiB with all headers. */
+const MOST_TARGET_CHARACTERS = 8_000
 
 /** Without the cookie of this very request the library would fail, not refuse. */
 function requireResumeCookie(ctx: Context): void {

@@ -380,7 +380,7 @@ function describeScopes(offer: Offer): ConsentPage['can'] {
     ? [
         {
           sentence: 'Stay connected while you are away',
-          detail: 'Until you or an admin of the workspace end it.',
+          detail: 'Until the connection is ended, or has not been used for a while.',
           isNew: false,
         },
       ]

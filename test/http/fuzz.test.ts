@@ -361,13 +361,14 @@ it('answers any malformed request in the form of its address, at once, without a
   expect(server.logLines.filter((line) => line.includes('"server error"'))).toEqual([])
 })
 
-function expectForm(path_: string, method: string, accept: string | undefined, answer: Answer, what: string): void {
+function expectForm(path_: string, method: string, accept: string | undefined, answer: Answer, what: string) {
   const type = answer.headers['content-type'] ?? ''
   if (type.startsWith('text/html')) {
     expect(answer.headers['content-security-policy'], what).toMatch(/frame-ancestors 'none'/)
     expect(answer.headers['x-frame-options'], what).toBe('DENY')
   }
   if (answer.status < 400) return
+  if (answer.status === 431) return expect(type, what).toBe('application/problem+json') // nothing was read of it
   const form = endpointAt(path_)?.form ?? (PAGES.test(path_) && path_ !== '/' ? 'page' : undefined)
   if (form === 'oauth') {
     expect(type, what).toMatch(/^application\/json/)

@@ -25,16 +25,16 @@ const ARGUMENTS = [
   '--disable-sync',
 ]
 /** A directory: every page that `inspect` looks at is also kept there as a picture. */
-const PICTURES = process.env.LATCHKEY_TEST_PICTURES
+const PICTURES = process.env.TEST_PICTURES
 
-const named = process.env.LATCHKEY_TEST_CHROMIUM
+const named = process.env.TEST_CHROMIUM
 const executablePath = (named === undefined ? USUAL_PATHS : [named]).find((path) => existsSync(path))
 
 /** Says once for a file that its tests are left out; where nothing may be left out, a missing browser is an error. */
 export function hasBrowser(): boolean {
   if (executablePath !== undefined) return true
-  if (process.env.LATCHKEY_TEST_STORES === 'required') throw new Error('Chromium must be there for this run')
-  process.stderr.write('Left out: tests in a browser, because Chromium is not here (LATCHKEY_TEST_CHROMIUM).\n')
+  if (process.env.TEST_STORES === 'required') throw new Error('Chromium must be there for this run')
+  process.stderr.write('Left out: tests in a browser, because Chromium is not here (TEST_CHROMIUM).\n')
   return false
 }
 
