@@ -1,7 +1,7 @@
 // The one place where a failure becomes an answer: an OAuth error, problem+json, or a page, as the address speaks.
 import type { Context, Middleware } from 'koa'
 import { AppError, describeError } from '../errors.ts'
-import { isUnavailable } from '../store/database.ts'
+import { isUnavailable, isUnstorableText } from '../store/database.ts'
 import { EphemeralUnavailable } from '../store/ephemeral.ts'
 import type { Log } from './log.ts'
 import { requestInfo } from './trace.ts'
@@ -18,6 +18,7 @@ export function toAppError(error: unknown): AppError {
   if (error instanceof AppError) return error
   if (error instanceof EphemeralUnavailable || isUnavailable(error))
     return new AppError('unavailable', { cause: error })
+  if (isUnstorableText(error)) return new AppError('invalid_request', { cause: error })
   return new AppError('server_error', { cause: error })
 }
 

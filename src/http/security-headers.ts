@@ -38,7 +38,7 @@ export function setContentPolicy(ctx: Context, formTargets: readonly string[] = 
 /** Html that brings no policy of its own, such as the few words beside a redirect: nobody frames that either. */
 export const policyOnAllHtml: Middleware = async (ctx, next) => {
   await next()
-  if (ctx.response.is('html') && ctx.response.get('Content-Security-Policy') === '') setContentPolicy(ctx)
+  if (ctx.response.is('html') && !ctx.response.get('Content-Security-Policy')) setContentPolicy(ctx)
 }
 
 /** A redirect URI as a source of `form-action`: its origin, or its scheme. */

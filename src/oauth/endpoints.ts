@@ -134,7 +134,7 @@ async function repeatAsGet(ctx: Context): Promise<void> {
   for (const [name, value] of new URLSearchParams(await readForm(ctx))) parameters.append(name, value)
   const target = `${ctx.path}?${parameters}`
   if (target.length > MOST_TARGET_CHARACTERS) {
-    throw new AppError('payload_too_large', { detail: 'The request is too long for a browser: push it (RFC 9126).' })
+    throw new AppError('payload_too_large', { detail: 'The request is longer than an address may be.' })
   }
   ctx.status = 303
   ctx.redirect(target)

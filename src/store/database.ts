@@ -134,6 +134,11 @@ export function isUnavailable(error: unknown): boolean {
   )
 }
 
+/** True when a text holds what PostgreSQL keeps in none: a NUL character, which a caller sent (22021, 22P05). */
+export function isUnstorableText(error: unknown): boolean {
+  return ['22021', '22P05'].includes(codeOf(error))
+}
+
 /** True when an insert or update broke a unique index. */
 export function isUniqueViolation(error: unknown, constraint?: string): boolean {
   return codeOf(error) === '23505' && (constraint === undefined || readField(error, 'constraint') === constraint)

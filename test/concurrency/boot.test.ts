@@ -24,7 +24,7 @@ describe.skipIf(!hasStores())('ten processes started at once on an empty databas
       const processes = started.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []))
       const published = await Promise.all(processes.map((process) => send(process, { path: '/jwks' })))
       expect(new Set(published.map(({ text }) => text)).size).toBe(1)
-      const { keys } = JSON.parse(published[0]?.text ?? '{}') as { keys: Array<{ alg: string }> }
+      const { keys }: { keys: Array<{ alg: string }> } = JSON.parse(published[0]?.text ?? '{}')
       expect(keys.map(({ alg }) => alg).sort()).toEqual(['ES256', 'RS256'])
       const database = new pg.Client({ connectionString: databaseUrl })
       await database.connect()

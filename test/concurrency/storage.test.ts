@@ -32,7 +32,7 @@ describe.skipIf(!hasStores())('what is stored', () => {
     const redis = new Redis(cluster.redisUrl)
     const entries: string[] = []
     for await (const keys of redis.scanStream({ match: 'latchkey:*', count: 1_000 }))
-      for (const key of keys as string[])
+      for (const key of keys)
         entries.push(`${key} ${(await redis.getBuffer(key).catch(() => null))?.toString('latin1')}`)
     redis.disconnect()
     return {

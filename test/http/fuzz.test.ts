@@ -121,6 +121,7 @@ const MEANINGFUL = [
 ]
 const value: fc.Arbitrary<Value> = fc.oneof(
   plain(fc.constantFrom(...GARBAGE)),
+  plain(fc.constantFrom('\u0000', 'a@b\u0000', 'https://api.example.com/\u0000', 'ws_\u0000', 'lk_rt_\u0000')),
   plain(fc.constantFrom(...MEANINGFUL)),
   plain(fc.string({ unit: 'binary', maxLength: 40 })),
   fc.oneof(...['clientId', 'redirectUri', 'workspace', 'accessToken', 'refreshToken', 'idToken', 'csrf'].map(known)),
@@ -134,7 +135,13 @@ const NAMES = `client_id client_secret redirect_uri response_type response_mode 
   hasOwnProperty toString __proto__[polluted] constructor[prototype][polluted] a[b][c] a[] [] . client_id[]`.split(
   /\s+/,
 )
-const name = fc.oneof({ weight: 9, arbitrary: fc.constantFrom(...NAMES) }, fc.string({ unit: 'binary', maxLength: 12 }))
+/** What is looked up in a store. */
+const LOOKED_UP = ['client_id', 'resource', 'workspace', 'email', 'token', 'code', 'refresh_token', 'request_uri']
+const name = fc.oneof(
+  { weight: 9, arbitrary: fc.constantFrom(...NAMES) },
+  { weight: 4, arbitrary: fc.constantFrom(...LOOKED_UP) },
+  fc.string({ unit: 'binary', maxLength: 12 }),
+)
 
 /** A valid request of each kind, to be spoiled by what is put beside it. */
 const BASES: Array<Array<[string, Value]>> = [
@@ -238,6 +245,7 @@ const HEADERS: Record<string, string[]> = {
     'Basic ',
     'Basic %%%',
     'Basic Og==',
+    'Basic JTAwOng=',
     'Basic JTAwOiUwMA==',
     'Basic JTp4',
     'Bearer',
