@@ -6,6 +6,7 @@ import { sql } from 'kysely'
 import type { AccountsDeps } from './accounts/service.ts'
 import { type Clients, createClients } from './clients/service.ts'
 import type { Config } from './config.ts'
+import { type ConnectionReads, createConnectionReads } from './connections/service.ts'
 import { deleteExpired } from './connections/store.ts'
 import { createHome } from './console/home.ts'
 import { createLibraryPages } from './console/library-pages.ts'
@@ -46,6 +47,7 @@ export interface Services {
   accounts: AccountsDeps
   clients: Clients
   resourceServers: ResourceServers
+  reads: ConnectionReads
 }
 
 export interface App extends Services {
@@ -72,6 +74,7 @@ export async function createServices(config: Config, opened: OpenedDatabase, env
     ephemeral,
     accounts,
     clients: createClients(db),
+    reads: createConnectionReads(db),
     resourceServers: createResourceServers(db, config.issuer),
     sweepEphemeral: async () => plain.sweep?.(SWEEP_BATCH),
     close: () => ephemeral.close(),

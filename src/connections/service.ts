@@ -4,6 +4,7 @@ import { isSessionGood } from '../accounts/rules.ts'
 import { lockUser } from '../accounts/store.ts'
 import { type Actor, type RequestInfo, record } from '../audit/service.ts'
 import { lockClient } from '../clients/store.ts'
+import type { SecretDigest } from '../crypto/secret.ts'
 import { AppError } from '../errors.ts'
 import { type ConnectionId, type FamilyId, newId, type UserId, type WorkspaceId } from '../ids.ts'
 import { mayConnect } from '../organizations/rules.ts'
@@ -11,10 +12,27 @@ import { lockRole } from '../organizations/service.ts'
 import { findWorkspace, lockWorkspace } from '../organizations/store.ts'
 import type { ResourceServer } from '../resource-servers/rules.ts'
 import { append } from '../revocation/store.ts'
-import { type Db, type Trx, transact } from '../store/database.ts'
+import { batched } from '../store/batch.ts'
+import { type Db, reading, type Trx, transact } from '../store/database.ts'
 import type { Environment } from '../store/tables.ts'
 import { beyond, cutToRole, isNothing, type Requested, widen } from './rules.ts'
 import * as store from './store.ts'
+
+/** What requests read of connections; reads that meet go to the database together. Each rejects with `unavailable`. */
+export interface ConnectionReads {
+  connection(id: string): Promise<store.ConnectionFacts | undefined>
+  refreshToken(digest: SecretDigest): Promise<store.RefreshTokenRow | undefined>
+  /** Where an admin granted a client itself. */
+  ofClient(clientId: string): Promise<store.ConnectionFacts[] | undefined>
+}
+
+export function createConnectionReads(db: Db): ConnectionReads {
+  return {
+    connection: batched((ids: string[]) => reading(store.findConnections(db, ids))),
+    refreshToken: batched((digests: SecretDigest[]) => reading(store.findRefreshTokens(db, digests))),
+    ofClient: batched((clientIds: string[]) => reading(store.listOpenOfClients(db, clientIds))),
+  }
+}
 
 export type ApprovalOutcome =
   | { ok: true; connectionId: ConnectionId; granted: Requested }

@@ -90,12 +90,18 @@ function toFacts(row: FactsRow): ConnectionFacts {
   }
 }
 
-/** Primary key. */
+/** By id. Primary key. */
+export async function findConnections(
+  executor: Executor,
+  ids: readonly string[],
+): Promise<Map<string, ConnectionFacts>> {
+  const { rows } = await sql<FactsRow>`
+    select ${FACTS} from connections c ${FACTS_JOINS} where c.id = any(${ids}::text[])`.execute(executor)
+  return new Map(rows.map((row) => [row.id, toFacts(row)]))
+}
+
 export async function findConnection(executor: Executor, id: string): Promise<ConnectionFacts | undefined> {
-  const { rows } = await sql<FactsRow>`select ${FACTS} from connections c ${FACTS_JOINS} where c.id = ${id}`.execute(
-    executor,
-  )
-  return rows[0] && toFacts(rows[0])
+  return (await findConnections(executor, [id])).get(id)
 }
 
 /** A person's open connections with a client. By connections_one_open_a_person. */
@@ -111,13 +117,16 @@ export async function listOpenOfPerson(
   return rows.map(toFacts)
 }
 
-/** Where an admin granted a client itself, for client credentials. By connections_one_open_a_client. */
-export async function listOpenOfClient(executor: Executor, clientId: string): Promise<ConnectionFacts[]> {
+/** Where an admin granted clients themselves, for client credentials; by client. By connections_one_open_a_client. */
+export async function listOpenOfClients(
+  executor: Executor,
+  clientIds: readonly string[],
+): Promise<Map<string, ConnectionFacts[]>> {
   const { rows } = await sql<FactsRow>`
     select ${FACTS} from connections c ${FACTS_JOINS}
-    where c.client_id = ${clientId} and c.user_id is null and c.closed_at is null
+    where c.client_id = any(${clientIds}::text[]) and c.user_id is null and c.closed_at is null
     order by c.created_at`.execute(executor)
-  return rows.map(toFacts)
+  return Map.groupBy(rows.map(toFacts), (facts) => facts.clientId)
 }
 
 export interface RefreshTokenRow {
@@ -132,42 +141,51 @@ export interface RefreshTokenRow {
   connection: ConnectionFacts
 }
 
-/** A refresh token with its successor, family and connection. By primary keys, in one statement. */
-export async function findRefreshToken(executor: Executor, digest: SecretDigest): Promise<RefreshTokenRow | undefined> {
-  const { rows } = await sql<
-    FactsRow & {
-      family_id: FamilyId
-      ended_at: Date | null
-      key_id: string
-      payload: Record<string, unknown>
-      consumed_at: Date | null
-      expires_at: Date
-      successor_digest: string | null
-      successor_consumed_at: Date | null
-    }
-  >`
-    select ${FACTS}, t.family_id, f.ended_at, t.key_id, t.payload, t.consumed_at, t.expires_at,
+interface RefreshTokenFactsRow extends FactsRow {
+  digest: SecretDigest
+  family_id: FamilyId
+  ended_at: Date | null
+  key_id: string
+  payload: Record<string, unknown>
+  consumed_at: Date | null
+  expires_at: Date
+  successor_digest: string | null
+  successor_consumed_at: Date | null
+}
+
+/** Refresh tokens with their successors, families and connections, by digest. By primary keys, in one statement. */
+export async function findRefreshTokens(
+  executor: Executor,
+  digests: readonly SecretDigest[],
+): Promise<Map<SecretDigest, RefreshTokenRow>> {
+  const { rows } = await sql<RefreshTokenFactsRow>`
+    select ${FACTS}, t.digest, t.family_id, f.ended_at, t.key_id, t.payload, t.consumed_at, t.expires_at,
       s.digest as successor_digest, s.consumed_at as successor_consumed_at
     from refresh_tokens t
     join families f on f.id = t.family_id
     join connections c on c.id = f.connection_id
     ${FACTS_JOINS}
     left join refresh_tokens s on s.digest = t.successor_digest
-    where t.digest = ${digest}`.execute(executor)
-  const [row] = rows
-  return (
-    row && {
-      digest,
-      familyId: row.family_id,
-      familyEnded: row.ended_at !== null,
-      keyId: row.key_id,
-      payload: row.payload,
-      consumedAt: row.consumed_at,
-      expiresAt: row.expires_at,
-      successor: row.successor_digest === null ? undefined : { consumed: row.successor_consumed_at !== null },
-      connection: toFacts(row),
-    }
-  )
+    where t.digest = any(${digests}::text[])`.execute(executor)
+  return new Map(rows.map((row) => [row.digest, toRefreshTokenRow(row)]))
+}
+
+export async function findRefreshToken(executor: Executor, digest: SecretDigest): Promise<RefreshTokenRow | undefined> {
+  return (await findRefreshTokens(executor, [digest])).get(digest)
+}
+
+function toRefreshTokenRow(row: RefreshTokenFactsRow): RefreshTokenRow {
+  return {
+    digest: row.digest,
+    familyId: row.family_id,
+    familyEnded: row.ended_at !== null,
+    keyId: row.key_id,
+    payload: row.payload,
+    consumedAt: row.consumed_at,
+    expiresAt: row.expires_at,
+    successor: row.successor_digest === null ? undefined : { consumed: row.successor_consumed_at !== null },
+    connection: toFacts(row),
+  }
 }
 
 /** Which client redeemed a code, and the family that came of it. Primary key. */

@@ -5,7 +5,8 @@ import { isSessionGood } from '../accounts/rules.ts'
 import { findAccount } from '../accounts/service.ts'
 import type { ClientRow, Clients } from '../clients/service.ts'
 import { isVersionGood, judgeRefresh, whyUnusable } from '../connections/rules.ts'
-import { type ConnectionFacts, findConnection, findConsumedCode, findRefreshToken } from '../connections/store.ts'
+import type { ConnectionReads } from '../connections/service.ts'
+import { type ConnectionFacts, findConsumedCode } from '../connections/store.ts'
 import type { ServerKey } from '../crypto/keys.ts'
 import { digestOf } from '../crypto/secret.ts'
 import { type Db, reading } from '../store/database.ts'
@@ -17,6 +18,7 @@ export interface AdapterDeps {
   db: Db
   ephemeral: EphemeralStore
   clients: Clients
+  reads: ConnectionReads
   refreshGraceSeconds: number
   refreshTokenMaxSeconds: number
   successorKeys: readonly ServerKey[]
@@ -74,7 +76,7 @@ function grantAdapter(deps: AdapterDeps): Adapter {
   return {
     ...unsupported('Grant'),
     async find(id) {
-      const facts = await connectionFacts(deps.db, id)
+      const facts = await connectionFacts(deps.reads, id)
       if (facts === undefined || whyUnusable(facts) !== undefined || facts.userId === null) return undefined
       const now = Math.floor(Date.now() / 1000)
       return {
@@ -91,11 +93,11 @@ function grantAdapter(deps: AdapterDeps): Adapter {
 }
 
 /** The connection of this request, read once. */
-export async function connectionFacts(db: Db, id: string): Promise<ConnectionFacts | undefined> {
+export async function connectionFacts(reads: ConnectionReads, id: string): Promise<ConnectionFacts | undefined> {
   const unit = currentUnit()
   if (unit.facts?.connection.id === id) return unit.facts.connection
   const askedAt = performance.now()
-  const connection = await reading(findConnection(db, id))
+  const connection = await reads.connection(id)
   if (connection !== undefined) unit.facts = { connection, askedAt }
   return connection
 }
@@ -107,7 +109,7 @@ function refreshTokenAdapter(deps: AdapterDeps): Adapter {
       if (!isRefreshToken(value)) return undefined
       const unit = currentUnit()
       const askedAt = performance.now()
-      const row = await reading(findRefreshToken(deps.db, digestOf(value)))
+      const row = await deps.reads.refreshToken(digestOf(value))
       if (row === undefined) return undefined
       unit.facts = { connection: row.connection, askedAt }
       const judgement = pastItsCap(row.payload, row.connection.readAt, deps.refreshTokenMaxSeconds)
@@ -195,7 +197,7 @@ function accessTokenAdapter(deps: AdapterDeps): Adapter {
       if (!isOpaqueAccessToken(value)) return undefined
       const payload = await entries.find(value)
       if (!payload || typeof payload.grantId !== 'string') return undefined
-      const facts = await connectionFacts(deps.db, payload.grantId)
+      const facts = await connectionFacts(deps.reads, payload.grantId)
       const version = versionOf(payload)
       if (facts === undefined || version === undefined || !isVersionGood(facts, version)) return undefined
       return whyUnusable(facts) === undefined ? payload : undefined

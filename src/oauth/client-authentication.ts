@@ -9,6 +9,12 @@ import { claimReplayId } from './replay.ts'
 const ASSERTION_TYPE = 'urn:ietf:params:oauth:client-assertion-type:jwt-bearer'
 const ASSERTION_ALGORITHMS = ['ES256', 'RS256', 'PS256', 'EdDSA', 'Ed25519']
 const CLOCK_TOLERANCE_SECONDS = 15
+const MOST_ASSERTION_SECONDS = 3_600
+
+/** An assertion is for now (RFC 7523 §3): one that is good for long would be remembered for long, too. */
+export function isShortLived(expiresAt: unknown): boolean {
+  return typeof expiresAt === 'number' && expiresAt <= Date.now() / 1000 + MOST_ASSERTION_SECONDS
+}
 
 export interface AuthenticationDeps {
   db: Db
@@ -119,7 +125,7 @@ async function hasKey(
       clockTolerance: CLOCK_TOLERANCE_SECONDS,
     })
     const { jti, exp } = payload
-    if (typeof jti !== 'string' || exp === undefined) return false
+    if (typeof jti !== 'string' || exp === undefined || !isShortLived(exp)) return false
     return await claimReplayId(deps.db, client.id, jti, exp + CLOCK_TOLERANCE_SECONDS)
   } catch (error) {
     if (error instanceof Error && 'code' in error && String(error.code).startsWith('ERR_J')) return false // jose: not valid

@@ -67,6 +67,7 @@ export function createEndpoints(deps: EndpointsDeps): Middleware {
     await settled(deps, ctx, async () => {
       await compose(deps.provider.current.middleware)(ctx, async () => {})
       if (ctx.path === PATHS.end_session) leaveIfSignedOut(ctx)
+      if (ctx.path === PATHS.token) nameRefusedGrant(ctx)
     })
   }
 }
@@ -97,6 +98,16 @@ function noteConnection(ctx: Context, unit: UnitOfWork): void {
 function refuseGrant(ctx: Context): void {
   ctx.status = 400
   ctx.body = { error: 'invalid_grant', error_description: 'grant request is invalid' }
+}
+
+/** A grant that a client is not registered for has a word of its own (RFC 6749 §5.2); the library says invalid_request. */
+function nameRefusedGrant(ctx: Context): void {
+  const grantType: unknown = ctx.oidc?.params?.grant_type
+  if (ctx.status !== 400 || typeof grantType !== 'string' || ctx.oidc?.client?.grantTypeAllowed(grantType) !== false)
+    return
+  const body: unknown = ctx.body
+  if (typeof body === 'object' && body !== null && Reflect.get(body, 'error') === 'invalid_request')
+    ctx.body = { ...body, error: 'unauthorized_client' }
 }
 
 /**

@@ -11,7 +11,8 @@ import type { Account } from '../accounts/service.ts'
 import type { Clients } from '../clients/service.ts'
 import type { Lifetimes } from '../config.ts'
 import { whyUnusable } from '../connections/rules.ts'
-import { type ConnectionFacts, listOpenOfClient, listOpenOfPerson } from '../connections/store.ts'
+import type { ConnectionReads } from '../connections/service.ts'
+import { type ConnectionFacts, listOpenOfPerson } from '../connections/store.ts'
 import type { Keys } from '../crypto/keys.ts'
 import { digestOf, equalInConstantTime } from '../crypto/secret.ts'
 import type { UserId } from '../ids.ts'
@@ -20,6 +21,7 @@ import type { ResourceServers } from '../resource-servers/service.ts'
 import { type Db, reading } from '../store/database.ts'
 import type { EphemeralStore } from '../store/ephemeral.ts'
 import { accountOf, connectionFacts, createAdapterFactory } from './adapter.ts'
+import { isShortLived } from './client-authentication.ts'
 import { claimReplayId } from './replay.ts'
 import { checkRequest, createInteractionPolicy } from './requests.ts'
 import { newOpaqueAccessToken, newRefreshToken, successorOf } from './token-values.ts'
@@ -31,6 +33,7 @@ export interface ProviderDeps {
   db: Db
   ephemeral: EphemeralStore
   clients: Clients
+  reads: ConnectionReads
   resourceServers: ResourceServers
   keys: Keys
   lifetimes: Lifetimes
@@ -103,6 +106,10 @@ function configuration(deps: ProviderDeps): Configuration {
       idTokenSigningAlgValues: ['RS256', 'ES256'],
       clientAuthSigningAlgValues: ['ES256', 'RS256', 'PS256', 'EdDSA', 'Ed25519'],
     },
+    async assertJwtClientAuthClaimsAndHeader(_ctx, claims) {
+      if (!isShortLived(claims.exp)) throw new errors.InvalidClientAuth('the assertion is good for too long')
+    },
+    allowOmittingSingleRegisteredRedirectUri: false, // OpenID Connect Core §3.1.2.1, RFC 6749 §4.1.3
     clientBasedCORS: isOriginOf,
     extraClientMetadata: { properties: ['environment', 'pkce_required', 'default_resource', 'resource_server'] },
     extraParams: { workspace: (ctx, value) => checkRequest(ctx, value) },
@@ -242,11 +249,15 @@ function standingConnection(ctx: KoaContextWithOIDC): ConnectionFacts | undefine
 }
 
 /** Where an admin granted the client: the workspace that the request names, or the only one. */
-async function connectionOfClient(db: Db, ctx: KoaContextWithOIDC, clientId: string): Promise<ConnectionFacts> {
+async function connectionOfClient(
+  reads: ConnectionReads,
+  ctx: KoaContextWithOIDC,
+  clientId: string,
+): Promise<ConnectionFacts> {
   const unit = currentUnit()
   if (unit.facts !== undefined) return unit.facts.connection
   const askedAt = performance.now()
-  const usable = (await reading(listOpenOfClient(db, clientId))).filter((facts) => whyUnusable(facts) === undefined)
+  const usable = ((await reads.ofClient(clientId)) ?? []).filter((facts) => whyUnusable(facts) === undefined)
   const workspace: unknown = ctx.oidc.body?.workspace
   const connection = workspace === undefined ? onlyOne(usable) : usable.find((facts) => facts.workspaceId === workspace)
   if (connection === undefined) {
@@ -296,7 +307,7 @@ async function usableScopes(
 ): Promise<string[]> {
   const { params, route } = ctx.oidc
   if (params?.grant_type === 'client_credentials') {
-    const connection = await connectionOfClient(deps.db, ctx, ctx.oidc.client?.clientId ?? '')
+    const connection = await connectionOfClient(deps.reads, ctx, ctx.oidc.client?.clientId ?? '')
     const approved = new Set(connection.approved.resources?.[identifier]?.split(' '))
     const usable = scopes.filter((scope) => approved.has(scope))
     if (usable.length === 0) throw new errors.InvalidTarget('this client is not granted this resource in the workspace')
@@ -318,7 +329,8 @@ async function connectionClaims(deps: ProviderDeps, ctx: KoaContextWithOIDC, tok
     throw new errors.InvalidScope('none of the scopes asked for is granted', ctx.oidc.params?.scope as string)
   }
   const grantId = token.kind === 'AccessToken' ? token.grantId : undefined
-  const connection = grantId === undefined ? currentUnit().facts?.connection : await connectionFacts(deps.db, grantId)
+  const connection =
+    grantId === undefined ? currentUnit().facts?.connection : await connectionFacts(deps.reads, grantId)
   if (connection === undefined) throw new errors.InvalidGrant('the connection is gone')
   return {
     workspace_id: connection.workspaceId,

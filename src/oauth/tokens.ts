@@ -4,12 +4,13 @@ import { createLocalJWKSet, type JWTPayload, jwtVerify } from 'jose'
 import { type RequestInfo, record } from '../audit/service.ts'
 import type { ClientRow } from '../clients/service.ts'
 import { isVersionGood, whyUnusable } from '../connections/rules.ts'
-import { endFamily } from '../connections/service.ts'
-import { type ConnectionFacts, findConnection, findRefreshToken } from '../connections/store.ts'
+import { type ConnectionReads, endFamily } from '../connections/service.ts'
+import type { ConnectionFacts } from '../connections/store.ts'
 import type { Keys } from '../crypto/keys.ts'
 import { digestOf } from '../crypto/secret.ts'
 import type { ResourceServers } from '../resource-servers/service.ts'
-import { append, isDenied } from '../revocation/store.ts'
+import { append, findDenied } from '../revocation/store.ts'
+import { batched } from '../store/batch.ts'
 import { type Db, reading, transact } from '../store/database.ts'
 import type { EphemeralStore } from '../store/ephemeral.ts'
 import { isOpaqueAccessToken, isRefreshToken } from './token-values.ts'
@@ -17,6 +18,7 @@ import { isOpaqueAccessToken, isRefreshToken } from './token-values.ts'
 export interface TokensDeps {
   db: Db
   ephemeral: EphemeralStore
+  reads: ConnectionReads
   resourceServers: ResourceServers
   keys: Keys
   issuer: string
@@ -31,7 +33,14 @@ export interface Tokens {
 
 const INACTIVE = { active: false }
 
-export function createTokens(deps: TokensDeps): Tokens {
+/** Reads that meet go to the database together. */
+interface Denials {
+  isDenied(jti: string): Promise<true | undefined>
+}
+
+export function createTokens(given: TokensDeps): Tokens {
+  const isDenied = batched((jtis: string[]) => reading(findDenied(given.db, jtis)))
+  const deps = { ...given, isDenied }
   const verify = createJwtCheck(deps)
   return {
     async introspect(token, caller) {
@@ -78,11 +87,10 @@ function createJwtCheck(deps: TokensDeps): (token: string) => Promise<AccessToke
   }
 }
 
-async function introspectJwt(deps: TokensDeps, claims: AccessTokenClaims, caller: ClientRow) {
+async function introspectJwt(deps: TokensDeps & Denials, claims: AccessTokenClaims, caller: ClientRow) {
   if (!(await mayAsk(deps, caller, claims.client_id, claims.aud))) return INACTIVE
-  const facts = await reading(findConnection(deps.db, claims.credential_id))
-  if (facts === undefined || !isGood(facts, claims.token_version)) return INACTIVE
-  if (await reading(isDenied(deps.db, claims.jti))) return INACTIVE
+  const [facts, isDenied] = await Promise.all([deps.reads.connection(claims.credential_id), deps.isDenied(claims.jti)])
+  if (facts === undefined || !isGood(facts, claims.token_version) || isDenied) return INACTIVE
   return { active: true, token_type: tokenType(claims.cnf), ...claims }
 }
 
@@ -106,7 +114,7 @@ function isGood(facts: ConnectionFacts, tokenVersion: unknown): boolean {
 async function introspectOpaque(deps: TokensDeps, token: string, caller: ClientRow) {
   const payload = await findOpaque(deps, token)
   if (payload === undefined || !(await mayAsk(deps, caller, String(payload.clientId), undefined))) return INACTIVE
-  const facts = await reading(findConnection(deps.db, String(payload.grantId)))
+  const facts = await deps.reads.connection(String(payload.grantId))
   const extra = typeof payload.extra === 'object' && payload.extra !== null ? payload.extra : {}
   if (facts === undefined || !isGood(facts, Reflect.get(extra, 'token_version'))) return INACTIVE
   return {
@@ -128,7 +136,7 @@ async function findOpaque(deps: TokensDeps, token: string): Promise<Record<strin
 }
 
 async function introspectRefreshToken(deps: TokensDeps, token: string, caller: ClientRow) {
-  const row = await reading(findRefreshToken(deps.db, digestOf(token)))
+  const row = await deps.reads.refreshToken(digestOf(token))
   if (row === undefined || !(await mayAsk(deps, caller, row.connection.clientId, undefined))) return INACTIVE
   const { connection, payload } = row
   const isOver = row.familyEnded || row.consumedAt !== null || row.expiresAt <= connection.readAt
@@ -154,7 +162,7 @@ async function revokeRefreshToken(
   caller: ClientRow,
   request: RequestInfo,
 ): Promise<void> {
-  const row = await reading(findRefreshToken(deps.db, digestOf(token)))
+  const row = await deps.reads.refreshToken(digestOf(token))
   if (row?.connection.clientId !== caller.id) return
   await endFamily(deps.db, {
     connectionId: row.connection.id,

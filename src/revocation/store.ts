@@ -35,12 +35,10 @@ export async function append(trx: Trx, change: RevocationChange): Promise<void> 
       expires_at = excluded.expires_at`.execute(trx)
 }
 
-/** Served by the primary key. */
-export async function isDenied(executor: Executor, jti: string): Promise<boolean> {
-  const row = await executor
-    .selectFrom('revocation_entries')
-    .select('denied')
-    .where('subject', '=', `jti:${jti}`)
-    .executeTakeFirst()
-  return row?.denied ?? false
+/** Which of these JWTs are denied. Primary key. */
+export async function findDenied(executor: Executor, jtis: readonly string[]): Promise<Map<string, true>> {
+  const { rows } = await sql<{ subject: string }>`
+    select subject from revocation_entries
+    where subject = any(${jtis.map((jti) => `jti:${jti}`)}::text[]) and denied`.execute(executor)
+  return new Map(rows.map(({ subject }) => [subject.slice('jti:'.length), true]))
 }
