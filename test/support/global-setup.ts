@@ -34,8 +34,7 @@ export default async function setup(project: TestProject): Promise<() => void> {
   project.provide('redisUrl', redisUrl)
   const missing = [postgresUrl === undefined ? 'PostgreSQL' : '', redisUrl === undefined ? 'Redis' : ''].filter(Boolean)
   if (missing.length > 0) {
-    if (process.env.TEST_STORES === 'required')
-      throw new Error(`${missing.join(' and ')} must be there for this run`)
+    if (process.env.TEST_STORES === 'required') throw new Error(`${missing.join(' and ')} must be there for this run`)
     process.stderr.write(
       `Left out: tests on ${missing.join(' and ')}, which are not running here (TEST_DATABASE_URL, TEST_REDIS_URL).\n`,
     )
