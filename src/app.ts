@@ -28,6 +28,7 @@ import { cookieKeys, createProvider } from './oauth/provider.ts'
 import { createTokens } from './oauth/tokens.ts'
 import { createOwnResourceMetadata } from './resource-servers/routes.ts'
 import { createResourceServers, type ResourceServers } from './resource-servers/service.ts'
+import { deleteExpiredEntries } from './revocation/store.ts'
 import type { Db, OpenedDatabase } from './store/database.ts'
 import { type EphemeralStore, sealEphemeral } from './store/ephemeral.ts'
 import { createPostgresEphemeralStore } from './store/ephemeral-postgres.ts'
@@ -76,7 +77,7 @@ export async function createServices(config: Config, opened: OpenedDatabase, env
     clients: createClients(db),
     reads: createConnectionReads(db),
     resourceServers: createResourceServers(db, config.issuer),
-    sweepEphemeral: async () => plain.sweep?.(SWEEP_BATCH),
+    sweepEphemeral: async () => (await plain.sweep?.(SWEEP_BATCH)) ?? 0,
     close: () => ephemeral.close(),
   }
 }
@@ -185,12 +186,18 @@ async function notReady(db: Db, ephemeral: EphemeralStore): Promise<string[]> {
 const SWEEP_EVERY_MS = 60_000
 const SWEEP_BATCH = 5_000
 
+/** A batch at a time, so that no statement is long; as many as there are. */
+async function untilEmpty(sweepBatch: () => Promise<number>): Promise<void> {
+  while ((await sweepBatch()) >= SWEEP_BATCH) await new Promise((resolve) => setImmediate(resolve))
+}
+
 /** Deletes what has expired; several processes may do it at once. */
-function startSweeping(db: Db, sweepEphemeral: () => Promise<unknown>, log: Log): NodeJS.Timeout {
+function startSweeping(db: Db, sweepEphemeral: () => Promise<number>, log: Log): NodeJS.Timeout {
   const sweep = async () => {
     try {
-      await deleteExpired(db, SWEEP_BATCH)
-      await sweepEphemeral()
+      await untilEmpty(() => deleteExpired(db, SWEEP_BATCH))
+      await untilEmpty(() => deleteExpiredEntries(db, SWEEP_BATCH))
+      await untilEmpty(sweepEphemeral)
     } catch (error) {
       log.warn({ err: error }, 'sweeping failed and is tried again')
     }

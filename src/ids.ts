@@ -9,6 +9,15 @@ export type FamilyId = `fam_${string}`
 export type AuditEventId = `aud_${string}`
 export type ClientId = string
 
+/** Whether a text can be a client's id: any other one, whatever is in it, is asked of no store. */
+export function isClientId(text: unknown): text is ClientId {
+  return typeof text === 'string' && /^cl_[0-9a-z]{26}$/.test(text)
+}
+
+export function isWorkspaceId(text: string): text is WorkspaceId {
+  return /^ws_[0-9a-z]{26}$/.test(text)
+}
+
 const ALPHABET = '0123456789abcdefghjkmnpqrstvwxyz'
 
 function encode(bytes: Buffer): string {

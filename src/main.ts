@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 // The command line. The only file that ends the process.
 import { text } from 'node:stream/consumers'
 import { Command, Option } from 'commander'
@@ -46,7 +46,7 @@ function run(
 
 program
   .command('serve')
-  .description('Start the server. Configured by these variables of the environment (or of a file .env):')
+  .description('Start the server. It is configured by the environment, or by a file .env: see serve --help.')
   .addHelpText(
     'after',
     `\nVariables:\n${Object.entries(VARIABLES)
@@ -95,11 +95,15 @@ run(
   },
 ).requiredOption('--password-stdin', 'read the password from standard input')
 
-run(group('organization', 'Companies.'), 'create', 'Make an organization.', ({ name, owner }) => ({ name, owner }))
+const organization = group('organization', 'Companies.')
+run(organization, 'list', 'List the organizations.', () => ({}))
+run(organization, 'create', 'Make an organization.', ({ name, owner }) => ({ name, owner }))
   .requiredOption('--name <name>', 'what it is called')
   .requiredOption('--owner <user>', 'its owner: id or e-mail')
 
-run(group('workspace', 'Units of isolation within an organization.'), 'create', 'Make a workspace.', (options) => {
+const workspace = group('workspace', 'Units of isolation within an organization.')
+run(workspace, 'list', 'List the workspaces that are not archived.', () => ({}))
+run(workspace, 'create', 'Make a workspace.', (options) => {
   const { organization, name, owner, billingEmail } = options
   return { organization, name, owner, ...(billingEmail === undefined ? {} : { billing_email: billingEmail }) }
 })
@@ -112,8 +116,17 @@ run(
   group('member', 'Who works where.'),
   'add',
   'Add a person to a workspace or an organization.',
-  ({ workspace, organization, user, role }) =>
-    workspace === undefined ? { organization, user, role } : { workspace, user, role },
+  ({ workspace, organization, user, role }) => {
+    if ((workspace === undefined) === (organization === undefined)) {
+      throw new AppError('invalid_request', { detail: 'Give --workspace or --organization, one of them.' })
+    }
+    if (organization !== undefined && role === 'viewer') {
+      throw new AppError('invalid_request', {
+        detail: 'An organization has the roles owner, admin and member; viewer is a role of a workspace.',
+      })
+    }
+    return workspace === undefined ? { organization, user, role } : { workspace, user, role }
+  },
 )
   .option('--workspace <id>', 'the workspace; or')
   .option('--organization <id>', 'the organization')
@@ -183,9 +196,7 @@ run(
     identifier: options.identifier,
     ...(options.name === undefined ? {} : { name: options.name }),
     environments: options.environment,
-    scopes: (Array.isArray(options.scope) ? options.scope : []).map((text) =>
-      readScope(String(text), options.leastRole),
-    ),
+    scopes: readScopes(texts(options.scope), texts(options.leastRole)),
   }),
 )
   .requiredOption('--identifier <uri>', 'its URI: the audience of its tokens')
@@ -212,13 +223,26 @@ run(
   }),
 )
 
-function readScope(text: string, leastRoles: unknown) {
+const texts = (value: unknown): string[] => (Array.isArray(value) ? value.map(String) : [])
+
+/** @throws {AppError} for text without "=", and for a role of a scope that is not there */
+function readScopes(scopes: string[], leastRoles: string[]) {
+  const roles = new Map(leastRoles.map((text) => splitAtEquals('--least-role', text)))
+  const read = scopes.map((text) => {
+    const [name, sentence] = splitAtEquals('--scope', text)
+    const scope = { name, sentence, least_role: roles.get(name) ?? 'member' }
+    roles.delete(name)
+    return scope
+  })
+  const [unknown] = roles.keys()
+  if (unknown === undefined) return read
+  throw new AppError('invalid_request', { detail: `--least-role names a scope that is not there: ${unknown}.` })
+}
+
+function splitAtEquals(option: string, text: string): [string, string] {
   const equals = text.indexOf('=')
-  if (equals < 1)
-    throw new AppError('invalid_request', { detail: `--scope ${text} must look like name="what it lets a client do".` })
-  const name = text.slice(0, equals)
-  const role = (Array.isArray(leastRoles) ? leastRoles : []).map(String).find((entry) => entry.startsWith(`${name}=`))
-  return { name, sentence: text.slice(equals + 1), least_role: role?.slice(name.length + 1) ?? 'member' }
+  if (equals >= 1) return [text.slice(0, equals), text.slice(equals + 1)]
+  throw new AppError('invalid_request', { detail: `${option} ${text} must have an "=" in it: see --help.` })
 }
 
 function readJson(path: string): unknown {
@@ -235,9 +259,13 @@ async function passwordFromInput(): Promise<string> {
   return (await text(process.stdin)).replace(/\r?\n$/, '')
 }
 
+function describeFailure(error: AppError): string {
+  return process.argv.includes('--json') ? JSON.stringify({ code: error.code, detail: error.detail }) : error.detail
+}
+
 function fail(error: unknown): never {
   if (error instanceof ConfigError) process.stderr.write(`${error.message}\n`)
-  else if (error instanceof AppError) process.stderr.write(`${error.detail}\n`)
+  else if (error instanceof AppError) process.stderr.write(`${describeFailure(error)}\n`)
   else if (error instanceof Error && 'code' in error && error.code === 'EADDRINUSE') {
     process.stderr.write('The port is in use: stop what listens there, or set PORT to another one.\n')
   } else process.stderr.write(`${error instanceof Error ? error.stack : String(error)}\n`)
@@ -247,4 +275,16 @@ function fail(error: unknown): never {
 // Who reads our output may go away before we do: that is no failure.
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
 
+program.addHelpText('after', () => {
+  const all = program.commands.flatMap((command) =>
+    command.commands.length === 0 ? [command] : command.commands.filter((sub) => sub.name() !== 'help'),
+  )
+  const lines = all.map((command) => {
+    const parent = command.parent === program || command.parent === null ? '' : `${command.parent.name()} `
+    return `  ${`${parent}${command.name()}`.padEnd(24)}${command.description()}`
+  })
+  return `\nAll of them (each has --help):\n${lines.join('\n')}`
+})
+
+if (existsSync('.env')) process.loadEnvFile()
 program.parseAsync().catch(fail)

@@ -11,7 +11,7 @@ const problemsOf = (environment: Record<string, string>): readonly string[] => {
   return []
 }
 
-const KEY = Buffer.from('an example of thirty-two bytes!!').toString('base64')
+const KEY = Buffer.from(Uint8Array.from({ length: 32 }, (_, index) => index * 7)).toString('base64')
 const PRODUCTION = {
   NODE_ENV: 'production',
   LATCHKEY_ISSUER: 'https://id.example.com',

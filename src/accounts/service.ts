@@ -99,7 +99,8 @@ export async function findAccount(db: Db, id: string): Promise<Account | undefin
 }
 
 export type SignInOutcome =
-  | { ok: true; userId: UserId }
+  /** `signedInAt`: when the password was good, by the database; seconds since the epoch. */
+  | { ok: true; userId: UserId; signedInAt: number }
   | { ok: false; reason: 'wrong' }
   | { ok: false; reason: 'too_many'; retryAfterSeconds: number }
 
@@ -124,14 +125,11 @@ export async function signIn(
   const retryAfterSeconds = await countTry(deps, key, input)
   if (retryAfterSeconds !== undefined) return { ok: false, reason: 'too_many', retryAfterSeconds }
   const usable = passwordProblem(input.password.reveal()) !== 'too_long'
-  const user = usable && key.includes('@') ? await reading(store.findUser(deps.db, key)) : undefined
+  const user = usable && isEmail(key) ? await reading(store.findUser(deps.db, key)) : undefined
   const matches = usable && (await deps.passwords.matches(user?.password_digest, input.password))
-  if (!matches || user === undefined || user.suspended_at !== null) {
-    if (user !== undefined) await recordSignIn(deps.db, user.id, 'fail', input.request)
-    return { ok: false, reason: 'wrong' }
-  }
-  await recordSignIn(deps.db, user.id, 'pass', input.request)
-  return { ok: true, userId: user.id }
+  const signedInAt = await recordSignIn(deps.db, matches ? user : undefined, user?.id, input.request)
+  if (user === undefined || signedInAt === undefined) return { ok: false, reason: 'wrong' }
+  return { ok: true, userId: user.id, signedInAt }
 }
 
 /** What a browser keeps to be known again: bound to the account, of no use for anything else. */
@@ -158,10 +156,31 @@ async function countTry(
   return undefined
 }
 
-function recordSignIn(db: Db, userId: UserId, status: 'pass' | 'fail', request: RequestInfo): Promise<void> {
-  return transact(db, (trx) =>
-    record(trx, { event: 'session.sign_in', status, actor: { kind: 'user', id: userId }, request, userId }),
-  )
+/**
+ * Records a try, the same way for everyone, also for an address that nobody has: the time it takes must tell nothing.
+ * Who matched is locked and looked at once more, so that a password that was replaced meanwhile opens no session.
+ *
+ * @returns when the session began, or undefined when there is none
+ */
+function recordSignIn(
+  db: Db,
+  matched: { id: UserId; password_digest: string | null } | undefined,
+  userId: UserId | undefined,
+  request: RequestInfo,
+): Promise<number | undefined> {
+  return transact(db, async (trx) => {
+    const locked = userId === undefined ? undefined : await store.lockUser(trx, userId)
+    const passes =
+      matched !== undefined && locked?.suspended_at === null && locked.password_digest === matched.password_digest
+    await record(trx, {
+      event: 'session.sign_in',
+      status: passes ? 'pass' : 'fail',
+      actor: userId === undefined ? { kind: 'nobody' } : { kind: 'user', id: userId },
+      request,
+      userId: userId ?? null,
+    })
+    return passes ? store.readTime(trx) : undefined
+  })
 }
 
 function checkPassword(password: Secret): void {

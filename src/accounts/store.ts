@@ -1,4 +1,5 @@
 // SQL of people's accounts.
+import { sql } from 'kysely'
 import type { UserId } from '../ids.ts'
 import type { Executor, Trx } from '../store/database.ts'
 import { emailKey } from './rules.ts'
@@ -26,11 +27,19 @@ export function lockUser(trx: Trx, id: UserId) {
   return trx.selectFrom('users').selectAll().where('id', '=', id).forShare().executeTakeFirst()
 }
 
+/** The database's time, in whole seconds since the epoch. */
+export async function readTime(trx: Trx): Promise<number> {
+  const { rows } = await sql<{
+    seconds: number
+  }>`select floor(extract(epoch from clock_timestamp()))::int as seconds`.execute(trx)
+  return rows[0]?.seconds ?? 0
+}
+
 /** A new password ends every session that began before it. Primary key. */
 export async function updatePassword(trx: Trx, id: UserId, passwordDigest: string): Promise<void> {
   await trx
     .updateTable('users')
-    .set((value) => ({ password_digest: passwordDigest, sessions_not_before: value.fn<Date>('now') }))
+    .set({ password_digest: passwordDigest, sessions_not_before: sql<Date>`clock_timestamp()` }) // the row is locked by now
     .where('id', '=', id)
     .execute()
 }

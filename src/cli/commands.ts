@@ -7,7 +7,13 @@ import { GRANT_TYPES, present } from '../clients/service.ts'
 import { closeConnection, grantToClient, listConnections } from '../connections/service.ts'
 import { Secret } from '../crypto/secret.ts'
 import { AppError } from '../errors.ts'
-import { addMember, createOrganization, createWorkspace } from '../organizations/service.ts'
+import {
+  addMember,
+  createOrganization,
+  createWorkspace,
+  listOrganizations,
+  listWorkspaces,
+} from '../organizations/service.ts'
 
 const environment = z.enum(['production', 'staging', 'development'])
 const name = z
@@ -44,6 +50,8 @@ export const COMMANDS = {
     input: z.strictObject({ name, owner: z.string() }),
     run: ({ db }, input, by) => createOrganization(db, { ...input, ...by }),
   }),
+  'organization list': command({ input: z.strictObject({}), run: ({ db }) => listOrganizations(db) }),
+  'workspace list': command({ input: z.strictObject({}), run: ({ db }) => listWorkspaces(db) }),
   'workspace create': command({
     input: z.strictObject({ organization: z.string(), name, owner: z.string(), billing_email: z.string().optional() }),
     run: ({ db }, { billing_email, ...input }, by) =>

@@ -1,6 +1,6 @@
 // The local socket through which commands reach the server that holds the embedded database: one process at a time may.
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, unlinkSync } from 'node:fs'
+import { existsSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs'
 import { createServer, request, type Server } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -14,7 +14,19 @@ export function controlPath(dataDirectory: string): string {
   const name = createHash('sha256').update(dataDirectory).digest('hex').slice(0, 16)
   if (process.platform === 'win32') return `\\\\.\\pipe\\latchkey-${name}`
   const inside = join(dataDirectory, 'control.sock')
-  return Buffer.byteLength(inside) <= MOST_PATH_BYTES ? inside : join(tmpdir(), `latchkey-${name}.sock`)
+  return Buffer.byteLength(inside) <= MOST_PATH_BYTES ? inside : join(ownTemporaryDirectory(), `${name}.sock`)
+}
+
+/** A directory beside the temporary files that nobody else can write to, or put there in our name. */
+function ownTemporaryDirectory(): string {
+  const user = process.getuid?.() ?? 0
+  const directory = join(tmpdir(), `latchkey-${user}`)
+  mkdirSync(directory, { recursive: true, mode: 0o700 })
+  const found = lstatSync(directory)
+  if (found.isDirectory() && found.uid === user && (found.mode & 0o077) === 0) return directory
+  throw new AppError('conflict', {
+    detail: `${directory} belongs to somebody else, or others may write to it: set LATCHKEY_DATA_DIR to a shorter path.`,
+  })
 }
 
 export interface CommandCall {

@@ -16,14 +16,37 @@ import { callControl, holdControl } from './control.ts'
 
 /** Runs a command: in the server that holds the embedded database, else here. */
 export async function execute(config: Config, log: Log, call: { command: string; input: unknown }): Promise<unknown> {
-  if (config.database.kind === 'embedded') {
-    const answered = await callControl(config.dataDirectory, call)
+  if (config.database.kind !== 'embedded') return executeHere(config, log, call)
+  const { dataDirectory } = config
+  return waitingForOthers(async () => {
+    const answered = await callControl(dataDirectory, call)
     if (answered !== undefined) return answered.result
+    const held = await holdControl(dataDirectory, () => Promise.reject(new AppError('unavailable')))
+    try {
+      return await executeHere(config, log, call)
+    } finally {
+      held.close()
+    }
+  })
+}
+
+const MOST_TRIES = 40
+const BETWEEN_TRIES_MS = 500
+
+/** Another command holds the embedded database for a moment, or a server is starting: the next one waits its turn. */
+async function waitingForOthers<T>(work: () => Promise<T>): Promise<T> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await work()
+    } catch (error) {
+      const isBusy = error instanceof AppError && error.code === 'unavailable'
+      if (!isBusy || tries === MOST_TRIES) throw error
+      await new Promise((resolve) => setTimeout(resolve, BETWEEN_TRIES_MS))
+    }
   }
-  const held =
-    config.database.kind === 'embedded'
-      ? await holdControl(config.dataDirectory, () => Promise.reject(new AppError('unavailable')))
-      : undefined
+}
+
+async function executeHere(config: Config, log: Log, call: { command: string; input: unknown }): Promise<unknown> {
   const opened = await openDatabase(config.database, createErrorLog(log, 'database'))
   try {
     await prepareDatabase(config, opened.db)
@@ -35,7 +58,6 @@ export async function execute(config: Config, log: Log, call: { command: string;
     }
   } finally {
     await opened.close()
-    held?.close()
   }
 }
 
@@ -133,7 +155,7 @@ const QUIET = { warn() {} } as unknown as Log // a lost connection ends the migr
 async function requireHumbleRole(db: Db): Promise<void> {
   const { rows } = await sql<{ humble: boolean }>`
     select not (select rolsuper from pg_roles where rolname = current_user)
-       and not exists (select from pg_class where relnamespace = 'public'::regnamespace and pg_get_userbyid(relowner) = current_user)
+       and not exists (select from pg_class where relnamespace = 'public'::regnamespace and pg_has_role(current_user, relowner, 'member'))
        and not has_table_privilege(current_user, 'audit_events', 'update, delete, truncate') as humble`.execute(db)
   if (rows[0]?.humble === true) return
   throw new AppError('unavailable', {

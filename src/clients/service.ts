@@ -1,8 +1,9 @@
 // OAuth clients: registered by an operator, kept with the digest of a secret that we make (RFC 7591 names inside).
+import { importJWK, type JWK } from 'jose'
 import { type Actor, type RequestInfo, record } from '../audit/service.ts'
 import { digestOf, randomSecret, type Secret } from '../crypto/secret.ts'
 import { AppError } from '../errors.ts'
-import { newId } from '../ids.ts'
+import { isClientId, newId } from '../ids.ts'
 import { createRowCache, type RowCache } from '../store/cache.ts'
 import { type Db, reading, type Trx, transact } from '../store/database.ts'
 import type { Environment } from '../store/tables.ts'
@@ -51,7 +52,7 @@ export interface NewClient {
   environment: Environment
   pkceRequired: boolean
   defaultResource?: string | undefined
-  jwks?: { keys: unknown[] } | undefined
+  jwks?: { keys: JWK[] } | undefined
 }
 
 const CACHE_MS = 5_000
@@ -59,7 +60,7 @@ const CACHE_MS = 5_000
 export function createClients(db: Db): Clients {
   const cache: RowCache<ClientRow | undefined> = createRowCache(CACHE_MS)
   return {
-    find: (id) => cache.get(id, () => reading(store.findClient(db, id))),
+    find: async (id) => (isClientId(id) ? cache.get(id, () => reading(store.findClient(db, id))) : undefined),
     async list() {
       return (await store.listClients(db)).map(present)
     },
@@ -77,7 +78,7 @@ export function createClients(db: Db): Clients {
 
 /** @throws {AppError} `invalid_request` for metadata that does not fit together */
 async function createClient(db: Db, input: NewClient & By): Promise<Client & { client_secret: Secret | null }> {
-  const problem = clientProblem(input)
+  const problem = clientProblem(input) ?? (await keySetProblem(input.jwks))
   if (problem !== undefined) throw new AppError('invalid_request', { detail: `${problem}.` })
   const secret = input.authMethod.startsWith('client_secret') ? randomSecret() : null
   const row = {
@@ -134,6 +135,25 @@ function clientProblem(input: NewClient): string | undefined {
   return [...input.redirectUris, ...(input.postLogoutRedirectUris ?? [])]
     .map(redirectUriProblem)
     .find((found) => found !== undefined)
+}
+
+const ALGORITHM_OF_TYPE: Record<string, string> = { RSA: 'RS256', EC: 'ES256', OKP: 'EdDSA' }
+const PRIVATE_MEMBERS = ['d', 'p', 'q', 'dp', 'dq', 'qi', 'oth', 'k', 'priv']
+
+/** Only public keys that can be used may be registered: what is stored is not secret, and is not looked at again. */
+async function keySetProblem(jwks: NewClient['jwks']): Promise<string | undefined> {
+  for (const key of jwks?.keys ?? []) {
+    if (PRIVATE_MEMBERS.some((member) => Object.hasOwn(key, member))) {
+      return 'The key set holds a private key: register the public half only'
+    }
+    try {
+      // A key without alg is checked as what its type is used for.
+      await importJWK(key, key.alg ?? ALGORITHM_OF_TYPE[String(key.kty)] ?? 'ES256')
+    } catch {
+      return 'A key of the key set cannot be used: it must be a public EC, RSA or OKP key as a JWK'
+    }
+  }
+  return undefined
 }
 
 function metadataOf(input: NewClient): Record<string, unknown> {

@@ -6,7 +6,7 @@ import { type Actor, type RequestInfo, record } from '../audit/service.ts'
 import { lockClient } from '../clients/store.ts'
 import type { SecretDigest } from '../crypto/secret.ts'
 import { AppError } from '../errors.ts'
-import { type ConnectionId, type FamilyId, newId, type UserId, type WorkspaceId } from '../ids.ts'
+import { type ConnectionId, type FamilyId, isWorkspaceId, newId, type UserId, type WorkspaceId } from '../ids.ts'
 import { mayConnect } from '../organizations/rules.ts'
 import { lockRole } from '../organizations/service.ts'
 import { findWorkspace, lockWorkspace } from '../organizations/store.ts'
@@ -61,8 +61,8 @@ export function approve(
       user &&
       isSessionGood({ suspendedAt: user.suspended_at, sessionsNotBefore: user.sessions_not_before }, input.signedInAt)
     if (!good) return { ok: false, reason: 'signed_out' }
-    const place = await lockRole(trx, input.workspaceId, input.userId)
-    if (place === undefined || !mayConnect(place.role)) return { ok: false, reason: 'no_role' }
+    const place = isWorkspaceId(input.workspaceId) && (await lockRole(trx, input.workspaceId, input.userId))
+    if (!place || !mayConnect(place.role)) return { ok: false, reason: 'no_role' }
     const client = await lockClient(trx, input.clientId)
     if (client === undefined) return { ok: false, reason: 'client_gone' }
     const granted = cutToRole(input.requested, input.servers, place.role)

@@ -339,9 +339,11 @@ function authority(facts: ConnectionFacts): RawBuilder<unknown> {
     organization_role as materialized (
       select role from organization_members
       where organization_id = ${facts.organizationId} and user_id = ${userId}::text and exists (select from place) for share),
+    client as materialized (
+      select 1 from clients where id = ${facts.clientId} and deleted_at is null and exists (select from place) for share),
     authority as materialized (
       select 1 from connections
-      where id = ${facts.id} and closed_at is null and version = ${facts.version}::int and exists (select from place)
+      where id = ${facts.id} and closed_at is null and version = ${facts.version}::int and exists (select from client)
         and (select role from workspace_role) is not distinct from ${facts.workspaceRole}::text
         and (select role from organization_role) is not distinct from ${facts.organizationRole}::text
       for share)`
@@ -435,16 +437,18 @@ export async function lockForRetry(
   return rows[0] ?? { authorised: false, open: false }
 }
 
-/** Deletes what can no longer be used, a batch at a time. By refresh_tokens_by_expiry, consumed_codes_by_time, replay_ids_by_expiry. */
-export async function deleteExpired(executor: Executor, batch: number): Promise<void> {
-  await sql`delete from refresh_tokens where digest in (
-    select digest from refresh_tokens where expires_at < now() - interval '1 day' limit ${sql.lit(batch)})`.execute(
-    executor,
-  )
-  await sql`delete from consumed_codes where digest in (
-    select digest from consumed_codes where consumed_at < now() - interval '1 day' limit ${sql.lit(batch)})`.execute(
-    executor,
-  )
-  await sql`delete from replay_ids where id in (
-    select id from replay_ids where expires_at < now() - interval '1 minute' limit ${sql.lit(batch)})`.execute(executor)
+/**
+ * Deletes a batch of what can no longer be used. By refresh_tokens_by_expiry, consumed_codes_by_time,
+ * replay_ids_by_expiry. @returns the most rows that one table lost: as many as asked for means that there are more
+ */
+export async function deleteExpired(executor: Executor, batch: number): Promise<number> {
+  const results = [
+    await sql`delete from refresh_tokens where digest in (
+      select digest from refresh_tokens where expires_at < now() - interval '1 day' limit ${batch})`.execute(executor),
+    await sql`delete from consumed_codes where digest in (
+      select digest from consumed_codes where consumed_at < now() - interval '1 day' limit ${batch})`.execute(executor),
+    await sql`delete from replay_ids where id in (
+      select id from replay_ids where expires_at < now() - interval '1 minute' limit ${batch})`.execute(executor),
+  ]
+  return Math.max(...results.map((result) => Number(result.numAffectedRows ?? 0n)))
 }

@@ -7,7 +7,7 @@ import type { Db } from '../store/database.ts'
 import { claimReplayId } from './replay.ts'
 
 const ASSERTION_TYPE = 'urn:ietf:params:oauth:client-assertion-type:jwt-bearer'
-const ASSERTION_ALGORITHMS = ['ES256', 'RS256', 'PS256', 'EdDSA', 'Ed25519']
+export const ASSERTION_ALGORITHMS = ['ES256', 'RS256', 'PS256', 'EdDSA', 'Ed25519'] as const
 const CLOCK_TOLERANCE_SECONDS = 15
 const MOST_ASSERTION_SECONDS = 3_600
 
@@ -45,6 +45,7 @@ export async function authenticateClient(
     (text) => text !== undefined,
   )
   if (given.length > 1) return malformed('client authentication must be provided by one mechanism only')
+  if (given.length === 0 && form.get('client_id') === undefined) return NOT_AUTHENTICATED
   const presented = readCredentials(authorization, form)
   if (presented === undefined) return malformed('the client authentication is malformed or missing')
   const named = form.get('client_id')
@@ -97,7 +98,8 @@ function readBasic(authorization: string): Presented | undefined {
 
 function subjectOf(assertion: string): string | undefined {
   try {
-    return decodeJwt(assertion).sub
+    const { sub } = decodeJwt<{ sub?: unknown }>(assertion)
+    return typeof sub === 'string' ? sub : undefined
   } catch {
     return undefined
   }
@@ -120,7 +122,7 @@ async function hasKey(
       issuer: client.id,
       subject: client.id,
       audience: [deps.issuer, `${deps.issuer}/token`, endpoint],
-      algorithms: ASSERTION_ALGORITHMS,
+      algorithms: [...ASSERTION_ALGORITHMS],
       requiredClaims: ['exp', 'jti'],
       clockTolerance: CLOCK_TOLERANCE_SECONDS,
     })

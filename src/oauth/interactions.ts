@@ -142,7 +142,7 @@ async function postSignIn(deps: InteractionsDeps, ctx: Context): Promise<void> {
       maxAge: DEVICE_COOKIE_MS,
       path: '/interaction',
     })
-    await finish(deps, ctx, { login: { accountId: outcome.userId, amr: ['pwd'] } })
+    await finish(deps, ctx, { login: { accountId: outcome.userId, amr: ['pwd'], ts: outcome.signedInAt } })
     return forgetAnother(deps, ctx, interaction, outcome.userId)
   }
   if (outcome.reason === 'too_many') {
@@ -167,6 +167,9 @@ async function postSignIn(deps: InteractionsDeps, ctx: Context): Promise<void> {
 async function postSwitch(deps: InteractionsDeps, ctx: Context): Promise<void> {
   const interaction = await findInteraction(deps, ctx)
   deps.formTokens.check(ctx, purposeOf(interaction))
+  // What was answered so far was another person's.
+  Object.assign(interaction, { result: undefined, lastSubmission: undefined })
+  await interaction.persist()
   await forgetPerson(await deps.provider.current.Session.get(ctx), interaction)
   ctx.status = 303
   ctx.redirect(interaction.returnTo)

@@ -7,6 +7,7 @@ import Provider, {
   type KoaContextWithOIDC,
   type Account as OidcAccount,
 } from 'oidc-provider'
+import { isSessionGood } from '../accounts/rules.ts'
 import type { Account } from '../accounts/service.ts'
 import type { Clients } from '../clients/service.ts'
 import type { Lifetimes } from '../config.ts'
@@ -21,7 +22,7 @@ import type { ResourceServers } from '../resource-servers/service.ts'
 import { type Db, reading } from '../store/database.ts'
 import type { EphemeralStore } from '../store/ephemeral.ts'
 import { accountOf, connectionFacts, createAdapterFactory } from './adapter.ts'
-import { isShortLived } from './client-authentication.ts'
+import { ASSERTION_ALGORITHMS, isShortLived } from './client-authentication.ts'
 import { claimReplayId } from './replay.ts'
 import { checkRequest, createInteractionPolicy } from './requests.ts'
 import { newOpaqueAccessToken, newRefreshToken, successorOf } from './token-values.ts'
@@ -104,7 +105,7 @@ function configuration(deps: ProviderDeps): Configuration {
     clientDefaults: { id_token_signed_response_alg: 'RS256' },
     enabledJWA: {
       idTokenSigningAlgValues: ['RS256', 'ES256'],
-      clientAuthSigningAlgValues: ['ES256', 'RS256', 'PS256', 'EdDSA', 'Ed25519'],
+      clientAuthSigningAlgValues: [...ASSERTION_ALGORITHMS],
     },
     async assertJwtClientAuthClaimsAndHeader(_ctx, claims) {
       if (!isShortLived(claims.exp)) throw new errors.InvalidClientAuth('the assertion is good for too long')
@@ -161,8 +162,10 @@ function ownEndpoints(issuer: string): Record<string, unknown> {
   return {
     introspection_endpoint: `${issuer}${OWN_PATHS.introspection}`,
     introspection_endpoint_auth_methods_supported: AUTHENTICATING,
+    introspection_endpoint_auth_signing_alg_values_supported: ASSERTION_ALGORITHMS,
     revocation_endpoint: `${issuer}${OWN_PATHS.revocation}`,
     revocation_endpoint_auth_methods_supported: ['none', ...AUTHENTICATING],
+    revocation_endpoint_auth_signing_alg_values_supported: ASSERTION_ALGORITHMS,
   }
 }
 
@@ -213,7 +216,9 @@ async function findAccountFor(
       : undefined
   }
   const account = await accountOf(deps.db, sub)
-  return account === undefined || account.suspendedAt !== null ? undefined : toOidcAccount(account)
+  // A session that is being opened on an old sign-in (a password that was replaced since) is nobody's.
+  const signedInAt = ctx.oidc.session?.accountId === sub ? (ctx.oidc.session.loginTs ?? 0) : Number.POSITIVE_INFINITY
+  return account === undefined || !isSessionGood(account, signedInAt) ? undefined : toOidcAccount(account)
 }
 
 function toOidcAccount(account: Pick<Account, 'id' | 'email' | 'name'>): OidcAccount {
@@ -230,8 +235,11 @@ function toOidcAccount(account: Pick<Account, 'id' | 'email' | 'name'>): OidcAcc
 /** The connection that an authorization request can go on with: the one just approved, or the standing one. */
 async function loadExistingGrant(db: Db, ctx: KoaContextWithOIDC) {
   const approved = ctx.oidc.result?.consent?.grantId
-  if (approved !== undefined) return ctx.oidc.provider.Grant.find(approved)
   const { account, client } = ctx.oidc
+  if (approved !== undefined) {
+    const grant = await ctx.oidc.provider.Grant.find(approved)
+    return grant?.accountId === account?.accountId && grant?.clientId === client?.clientId ? grant : undefined
+  }
   if (account === undefined || client === undefined) return undefined
   const askedAt = performance.now()
   const open = await reading(listOpenOfPerson(db, account.accountId as UserId, client.clientId)) // our ids

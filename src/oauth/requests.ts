@@ -51,6 +51,15 @@ export function createInteractionPolicy(deps: {
   const { Check, Prompt, base } = interactionPolicy
   const policy = base()
   policy.remove('consent')
+  policy
+    .get('login')
+    ?.checks.add(
+      new Check('sign_in_is_over', 'the sign-in no longer counts', 'login_required', (ctx) =>
+        ctx.oidc.session?.accountId !== undefined && ctx.oidc.account === undefined
+          ? Check.REQUEST_PROMPT
+          : Check.NO_NEED_TO_PROMPT,
+      ),
+    )
   policy.add(
     new Prompt(
       { name: 'consent', requestable: true },

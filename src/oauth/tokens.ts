@@ -182,6 +182,7 @@ async function revokeOpaque(deps: TokensDeps, token: string, caller: ClientRow):
 /** That one JWT is on the list from this commit on. */
 async function denyJwt(deps: TokensDeps, claims: AccessTokenClaims, request: RequestInfo): Promise<void> {
   await transact(deps.db, async (trx) => {
+    if ((await findDenied(trx, [claims.jti])).has(claims.jti)) return
     await record(trx, {
       event: 'access_token.revoked',
       status: 'pass',

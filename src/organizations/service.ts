@@ -140,6 +140,18 @@ export function addMember(
   })
 }
 
+/** For operators: all there are. */
+export async function listOrganizations(db: Db): Promise<Organization[]> {
+  const rows = await store.listOrganizations(db)
+  return rows.map((row) => ({ ...row, created_at: row.created_at.toISOString() }))
+}
+
+/** For operators: all that are not archived. */
+export async function listWorkspaces(db: Db): Promise<Workspace[]> {
+  const rows = await store.listWorkspaces(db)
+  return rows.map((row) => ({ ...row, created_at: row.created_at.toISOString() }))
+}
+
 /** Every workspace that a person reaches, with the role that counts there. */
 export async function listReachableWorkspaces(db: Db, userId: UserId): Promise<ReachableWorkspace[]> {
   const rows = await store.listWorkspacesOf(db, userId)

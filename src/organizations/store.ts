@@ -132,3 +132,16 @@ export function listWorkspacesOf(executor: Executor, userId: UserId) {
     .orderBy('w.created_at')
     .execute()
 }
+
+export function listOrganizations(executor: Executor) {
+  return executor.selectFrom('organizations').select(['id', 'name', 'created_at']).orderBy('created_at').execute()
+}
+
+export function listWorkspaces(executor: Executor) {
+  return executor
+    .selectFrom('workspaces')
+    .select(['id', 'organization_id', 'owner_id', 'name', 'billing_email', 'created_at'])
+    .where('archived_at', 'is', null)
+    .orderBy('created_at')
+    .execute()
+}

@@ -44,6 +44,7 @@ export function createResourceServers(db: Db, issuer: string): ResourceServers {
   return {
     async find(identifier) {
       if (identifier === own.identifier) return own
+      if (!isResourceIdentifier(identifier)) return undefined
       return byIdentifier.get(identifier, () => reading(store.findResourceServer(db, 'identifier', identifier)))
     },
     findByClient: (clientId) =>

@@ -42,3 +42,10 @@ export async function findDenied(executor: Executor, jtis: readonly string[]): P
     where subject = any(${jtis.map((jti) => `jti:${jti}`)}::text[]) and denied`.execute(executor)
   return new Map(rows.map(({ subject }) => [subject.slice('jti:'.length), true]))
 }
+
+/** Deletes a batch of entries that outlived every JWT they could name. @returns how many */
+export async function deleteExpiredEntries(executor: Executor, batch: number): Promise<number> {
+  const result = await sql`delete from revocation_entries where subject in (
+    select subject from revocation_entries where expires_at < now() limit ${batch})`.execute(executor)
+  return Number(result.numAffectedRows ?? 0n)
+}

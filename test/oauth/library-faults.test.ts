@@ -99,7 +99,7 @@ describe('errors of machine endpoints are JSON for who says Accept: text/html', 
   it.each([
     { path: '/token', error: 'unsupported_grant_type', body: { grant_type: 'password' } },
     { path: '/token', error: 'invalid_client', body: { grant_type: 'authorization_code', client_id: 'nobody' } },
-    { path: '/introspect', error: 'invalid_request', body: {} },
+    { path: '/introspect', error: 'invalid_client', body: {} },
     { path: '/introspect', error: 'invalid_client', body: { client_id: 'nobody', client_secret: 'x', token: 'x' } },
     { path: '/revoke', error: 'invalid_client', body: { client_id: 'nobody', token: 'x' } },
     { path: '/par', error: 'invalid_client', body: { client_id: 'nobody' } },
