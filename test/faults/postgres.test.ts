@@ -250,7 +250,7 @@ describe.skipIf(!hasStores())('with a PostgreSQL that fails a statement', () => 
         expect(other.status).toBe(303)
         expect(other.elapsedMs).toBeLessThan(1_000)
       }
-      for (const answer of await Promise.all(blocked)) expectUnavailable(answer, 4_000)
+      for (const answer of await Promise.all(blocked)) expectUnavailable(answer, 6_000)
 
       const crowd = Array.from({ length: 40 }, () => refreshAt(direct, world.client, presented)) // four times the pool
       const others = Array.from({ length: 10 }, () => send(direct, { path: '/jwks' }))
