@@ -46,8 +46,9 @@ describe('the architecture', () => {
     ).toEqual([])
   })
 
-  it('stores are SQL: they import the database, other rules, ids, and the audit record that belongs to a statement', () => {
-    const allowed = /^(kysely|ids\.ts|store\/.*|crypto\/secret\.ts|audit\/service\.ts|.*\/rules\.ts)$/
+  it('stores are SQL: they import the database, rules, ids, the audit record that belongs to a statement, and what a family’s connection is read by', () => {
+    const allowed =
+      /^(kysely|ids\.ts|store\/.*|crypto\/secret\.ts|audit\/service\.ts|connections\/store\.ts|.*\/rules\.ts)$/
     expect(
       breaches(
         (file) => named('store.ts')(file),

@@ -6,6 +6,7 @@ import { type Actor, type RequestInfo, record } from '../audit/service.ts'
 import { lockClient } from '../clients/store.ts'
 import type { SecretDigest } from '../crypto/secret.ts'
 import { AppError } from '../errors.ts'
+import * as families from '../families/store.ts'
 import { type ConnectionId, type FamilyId, isWorkspaceId, newId, type UserId, type WorkspaceId } from '../ids.ts'
 import { mayConnect } from '../organizations/rules.ts'
 import { lockRole } from '../organizations/service.ts'
@@ -21,7 +22,7 @@ import * as store from './store.ts'
 /** What requests read of connections; reads that meet go to the database together. Each rejects with `unavailable`. */
 export interface ConnectionReads {
   connection(id: string): Promise<store.ConnectionFacts | undefined>
-  refreshToken(digest: SecretDigest): Promise<store.RefreshTokenRow | undefined>
+  refreshToken(digest: SecretDigest): Promise<families.RefreshTokenRow | undefined>
   /** Where an admin granted a client itself. */
   ofClient(clientId: string): Promise<store.ConnectionFacts[] | undefined>
 }
@@ -29,7 +30,7 @@ export interface ConnectionReads {
 export function createConnectionReads(db: Db): ConnectionReads {
   return {
     connection: batched((ids: string[]) => reading(store.findConnections(db, ids))),
-    refreshToken: batched((digests: SecretDigest[]) => reading(store.findRefreshTokens(db, digests))),
+    refreshToken: batched((digests: SecretDigest[]) => reading(families.findRefreshTokens(db, digests))),
     ofClient: batched((clientIds: string[]) => reading(store.listOpenOfClients(db, clientIds))),
   }
 }
@@ -232,7 +233,7 @@ export function endFamily(
 ): Promise<void> {
   return transact(db, async (trx) => {
     const connection = await store.lockConnection(trx, input.connectionId) // before the family: the lock order
-    if (connection === undefined || !(await store.endFamily(trx, input.familyId, input.reason))) return
+    if (connection === undefined || !(await families.endFamily(trx, input.familyId, input.reason))) return
     const floor = await store.raiseFloor(trx, connection.id)
     await record(trx, {
       event: EVENT_OF[input.reason],

@@ -2,16 +2,16 @@
 import type { AuditEvent } from '../audit/service.ts'
 import { judgeRefresh, whyUnusable } from '../connections/rules.ts'
 import { endFamily } from '../connections/service.ts'
+import { findConnection } from '../connections/store.ts'
+import { AppError } from '../errors.ts'
 import {
-  findConnection,
   findConsumedCode,
   findRefreshToken,
   lockForRetry,
   type RefreshTokenRow,
   redeemCode,
   rotateRefreshToken,
-} from '../connections/store.ts'
-import { AppError } from '../errors.ts'
+} from '../families/store.ts'
 import { newId } from '../ids.ts'
 import { type Db, reading, retried, transact } from '../store/database.ts'
 import type { EphemeralStore } from '../store/ephemeral.ts'

@@ -1,7 +1,7 @@
 // Attacks that worked once, each with the guarantee that ends it.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { findRefreshToken, rotateRefreshToken } from '../../src/connections/store.ts'
 import { digestOf } from '../../src/crypto/secret.ts'
+import { findRefreshToken, rotateRefreshToken } from '../../src/families/store.ts'
 import { startServer, type TestServer } from '../support/server.ts'
 import { formOf } from '../support/user-agent.ts'
 import {
