@@ -11,7 +11,7 @@ import * as fc from 'fast-check'
 import { Redis } from 'ioredis'
 import { Kysely, PGliteDialect, PostgresDialect, sql } from 'kysely'
 import pg from 'pg'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, it, vi } from 'vitest'
 import { up } from '../../migrations/0001-ephemeral.ts'
 import { type EphemeralStore, EphemeralUnavailable, type Sealer, sealEphemeral } from '../../src/store/ephemeral.ts'
 import {
@@ -440,10 +440,8 @@ async function outcomeOf(call: () => Promise<unknown>): Promise<Outcome> {
 
 // --- PostgreSQL -------------------------------------------------------------------------------------------------------
 
-const postgresUrl = process.env.TEST_DATABASE_URL ?? 'postgres://postgres@127.0.0.1:5432/postgres'
-// Where a database was asked for, its absence is a failure and not a reason to skip.
-const hasPostgres = process.env.TEST_DATABASE_URL !== undefined || (await answers(postgresUrl))
-if (!hasPostgres) process.stderr.write(`SKIPPED: the ephemeral store on PostgreSQL; none at ${postgresUrl}\n`)
+const postgresUrl = inject('postgresUrl') ?? ''
+const hasPostgres = postgresUrl !== ''
 
 describe.skipIf(!hasPostgres)('the ephemeral store on PostgreSQL', () => {
   const database = `latchkey_ephemeral_${randomBytes(6).toString('hex')}`
@@ -536,18 +534,6 @@ async function administer(statement: string): Promise<void> {
   await client.connect()
   await client.query(statement)
   await client.end()
-}
-
-async function answers(url: string): Promise<boolean> {
-  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 2_000 })
-  client.on('error', () => undefined)
-  try {
-    await client.connect()
-    await client.end()
-    return true
-  } catch {
-    return false
-  }
 }
 
 // --- PGlite, and what needs no particular backend ---------------------------------------------------------------------
