@@ -135,7 +135,7 @@ export async function createApp(config: Config, opened: OpenedDatabase, envelope
     health: { notReady: () => notReady(db, ephemeral) },
     routes: [
       createOwnResourceMetadata(issuer),
-      createKeptMetadata().middleware,
+      createKeptMetadata(),
       createEndpoints({ ...shared, tokens }),
       mounted(createInteractions(shared)),
       ...(tour === undefined ? [] : [mounted(createTour({ ...shared, tour, tokens }))]),

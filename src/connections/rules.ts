@@ -1,5 +1,5 @@
 // When a connection may still be used, what a presented refresh token means, and what an approval adds. Pure.
-import { isAtLeast, mayConnect } from '../organizations/rules.ts'
+import { mayConnect } from '../organizations/rules.ts'
 import { grantableScopes, type ResourceServer } from '../resource-servers/rules.ts'
 import type { Approved, WorkspaceRole } from '../store/tables.ts'
 import type { ConnectionFacts } from './store.ts'
@@ -106,13 +106,6 @@ export function widen(approved: Approved, granted: Requested): Approved {
       : {}),
     resources,
   }
-}
-
-/** The least role among those that may approve, in words for a page. */
-export function roleNote(role: WorkspaceRole): string {
-  return isAtLeast(role, 'member')
-    ? `You are ${role} here`
-    : 'Viewers cannot connect apps. Ask an admin of this workspace.'
 }
 
 function words(text: string | undefined): Set<string> {

@@ -7,7 +7,7 @@ import { AppError } from '../errors.ts'
 import { formTarget, setContentPolicy } from '../http/security-headers.ts'
 import { requestInfo } from '../http/trace.ts'
 import { type AuthenticationDeps, authenticateClient, type Form } from './client-authentication.ts'
-import { OWN_PATHS, PATHS } from './provider.ts'
+import { OWN_PATHS, PATHS, RESUME_COOKIE } from './provider.ts'
 import { type SettleDeps, settle } from './settle.ts'
 import type { Tokens } from './tokens.ts'
 import { inUnitOfWork, newUnitOfWork, type UnitOfWork } from './unit-of-work.ts'
@@ -157,7 +157,7 @@ const MOST_TARGET_CHARACTERS = 8_000
 /** Without the cookie of this very request the library would fail, not refuse. */
 function requireResumeCookie(ctx: Context): void {
   const [, uid] = RESUME.exec(ctx.path) ?? []
-  if (ctx.cookies.get('latchkey_resume', { signed: true }) !== uid) throw new AppError('expired_interaction')
+  if (ctx.cookies.get(RESUME_COOKIE, { signed: true }) !== uid) throw new AppError('expired_interaction')
 }
 
 // --- Introspection and revocation ---------------------------------------------------------------------------------

@@ -57,6 +57,9 @@ export const PATHS = {
   end_session: '/logout',
 } as const
 
+/** Names the interaction that a request waits for. */
+export const RESUME_COOKIE = 'latchkey_resume'
+
 export const OWN_PATHS = { introspection: '/introspect', revocation: '/revoke' } as const
 
 const AUTHENTICATING = ['client_secret_basic', 'client_secret_post', 'private_key_jwt'] as const
@@ -92,7 +95,7 @@ function configuration(deps: ProviderDeps): Configuration {
       names: {
         session: deps.secureCookies ? '__Host-latchkey' : 'latchkey_session',
         interaction: 'latchkey_interaction',
-        resume: 'latchkey_resume',
+        resume: RESUME_COOKIE,
       },
       keys: cookieKeys(deps.keys),
       long: { signed: true, httpOnly: true, sameSite: 'lax', path: '/' },

@@ -32,7 +32,7 @@ async function findTour(db: Db, issuer: string): Promise<Tour | undefined> {
   return client && { clientId: client.id, resource }
 }
 
-export function tourResource(issuer: string): string {
+function tourResource(issuer: string): string {
   return `${issuer}/try/api`
 }
 

@@ -18,7 +18,7 @@ describe.skipIf(!hasStores())('what is stored', () => {
 
   /** Every row of every table, every key and value of Redis, and all that was printed. */
   async function dump(): Promise<{ tables: string; redis: string; printed: string }> {
-    await new Promise((resolve) => setTimeout(resolve, 700)) // the log goes out in batches
+    await new Promise((resolve) => setTimeout(resolve, 700)) // the last lines are on their way through the pipe
     const client = new pg.Client({ connectionString: cluster.databaseUrl })
     await client.connect()
     const { rows } = await client.query(`select c.relname as name from pg_class c
