@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import { PGlite } from '@electric-sql/pglite'
 import { Redis } from 'ioredis'
 import pg from 'pg'
@@ -23,23 +24,39 @@ const POSTGRES_URL = process.env.TEST_DATABASE_URL ?? 'postgres://postgres@127.0
 const REDIS_URL = process.env.TEST_REDIS_URL ?? 'redis://127.0.0.1:6379'
 
 export default async function setup(project: TestProject): Promise<() => void> {
-  const directory = mkdtempSync(join(tmpdir(), 'latchkey-test-'))
-  const [dump, postgresUrl, redisUrl] = await Promise.all([
-    dumpEmbedded(directory),
-    reachablePostgres(),
-    reachableRedis(),
+  // The stores first: starting the embedded database keeps this process from hearing their answers in time.
+  const [postgresUrl, redisUrl] = await Promise.all([
+    found('PostgreSQL', POSTGRES_URL, postgresAnswers),
+    found('Redis', REDIS_URL, redisAnswers),
   ])
-  project.provide('embeddedDump', dump)
   project.provide('postgresUrl', postgresUrl)
   project.provide('redisUrl', redisUrl)
-  const missing = [postgresUrl === undefined ? 'PostgreSQL' : '', redisUrl === undefined ? 'Redis' : ''].filter(Boolean)
-  if (missing.length > 0) {
-    if (process.env.TEST_STORES === 'required') throw new Error(`${missing.join(' and ')} must be there for this run`)
-    process.stderr.write(
-      `Left out: tests on ${missing.join(' and ')}, which are not running here (TEST_DATABASE_URL, TEST_REDIS_URL).\n`,
-    )
-  }
+  const directory = mkdtempSync(join(tmpdir(), 'latchkey-test-'))
+  project.provide('embeddedDump', await dumpEmbedded(directory))
   return () => rmSync(directory, { recursive: true, force: true })
+}
+
+/** The URL of a store that answers. A required one may take half a minute to start; without one its tests are left out. */
+async function found(name: string, url: string, answers: (url: string) => Promise<void>): Promise<string | undefined> {
+  const required = process.env.TEST_STORES === 'required'
+  const until = performance.now() + (required ? 30_000 : 0)
+  for (;;) {
+    try {
+      await answers(url)
+      return url
+    } catch (error) {
+      if (performance.now() < until) {
+        await setTimeout(500)
+      } else if (required) {
+        throw new Error(`${name} must be there for this run, and does not answer`, { cause: error })
+      } else {
+        process.stderr.write(
+          `Left out: tests on ${name}, which is not running here (TEST_DATABASE_URL, TEST_REDIS_URL).\n`,
+        )
+        return undefined
+      }
+    }
+  }
 }
 
 async function dumpEmbedded(directory: string): Promise<string> {
@@ -52,31 +69,27 @@ async function dumpEmbedded(directory: string): Promise<string> {
   return path
 }
 
-async function reachablePostgres(): Promise<string | undefined> {
-  const client = new pg.Client({ connectionString: POSTGRES_URL, connectionTimeoutMillis: 2_000 })
+async function postgresAnswers(url: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 5_000 })
   try {
     await client.connect()
-    return POSTGRES_URL
-  } catch {
-    return undefined
+    await client.query('select 1')
   } finally {
     await client.end().catch(() => {})
   }
 }
 
-async function reachableRedis(): Promise<string | undefined> {
-  const redis = new Redis(REDIS_URL, {
+async function redisAnswers(url: string): Promise<void> {
+  const redis = new Redis(url, {
     lazyConnect: true,
-    connectTimeout: 2_000,
+    connectTimeout: 5_000,
     retryStrategy: () => null,
     maxRetriesPerRequest: 0,
   })
   redis.on('error', () => {})
   try {
     await redis.connect()
-    return REDIS_URL
-  } catch {
-    return undefined
+    await redis.ping()
   } finally {
     redis.disconnect()
   }
