@@ -12,6 +12,7 @@ COPY package.json ./
 COPY src src
 COPY views views
 COPY migrations migrations
+RUN install -d -o node -g node /var/lib/latchkey/sink
 USER node
 EXPOSE 3000
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s \

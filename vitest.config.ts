@@ -6,7 +6,7 @@ export default defineConfig({
     exclude: ['test/soak/**', '**/node_modules/**'],
     pool: 'forks',
     maxWorkers: 2,
-    testTimeout: 30_000,
+    testTimeout: 60_000,
     hookTimeout: 90_000,
     globalSetup: ['test/support/global-setup.ts'],
   },

@@ -2,33 +2,67 @@
 import { createHash } from 'node:crypto'
 import type { Server } from 'node:http'
 import { join } from 'node:path'
+import type { Context, Middleware } from 'koa'
 import { sql } from 'kysely'
 import type { AccountsDeps } from './accounts/service.ts'
+import { createApiDescription } from './api/description.ts'
+import { createOpenApi } from './api/openapi.ts'
+import { bearerChallenge, INVALID_TOKEN } from './api/principal.ts'
+import type { Route } from './api/route.ts'
+import { API_PREFIX, createApiRouter } from './api/router.ts'
+import { createSealer } from './audit/sealer.ts'
 import { type Clients, createClients } from './clients/service.ts'
 import type { Config } from './config.ts'
+import { connectionRoutes } from './connections/routes.ts'
 import { type ConnectionReads, createConnectionReads } from './connections/service.ts'
+import { createAccountPages } from './console/account-pages.ts'
+import { createAccountSignOut } from './console/account-sign-out.ts'
+import { createApiReference } from './console/api-reference.ts'
+import { createConnectionPages } from './console/connection-pages.ts'
+import { createFrame } from './console/frame.ts'
 import { createHome } from './console/home.ts'
+import { createInvitationPages } from './console/invitation-pages.ts'
+import { createInvitingPages } from './console/inviting-pages.ts'
 import { createLibraryPages } from './console/library-pages.ts'
+import { createOrganizationPages } from './console/organization-pages.ts'
 import { createPages } from './console/pages.ts'
-import { createEnvelope, type Envelope } from './crypto/envelope.ts'
+import { createSignIn } from './console/sign-in.ts'
+import { createTokenPages } from './console/token-pages.ts'
+import { createWorkspacePages } from './console/workspace-pages.ts'
+import { createEnvelope } from './crypto/envelope.ts'
 import { type Keys, loadKeys } from './crypto/keys.ts'
 import { createPasswords } from './crypto/passwords.ts'
 import type { Secret } from './crypto/secret.ts'
 import { deleteExpired } from './families/store.ts'
 import { createAssets } from './http/assets.ts'
+import type { AnswerForm } from './http/errors.ts'
 import { createFormTokens } from './http/forms.ts'
+import { createFront, type PostedForm } from './http/front.ts'
 import type { Log } from './http/log.ts'
-import { createKeptMetadata } from './http/metadata.ts'
+import { createKeptMetadata, type KeptMetadata } from './http/metadata.ts'
 import { createOriginPin } from './http/origin.ts'
+import { createOutbound, type Outbound } from './http/outbound.ts'
 import { mounted } from './http/router.ts'
 import { createApplication, createHttpServer } from './http/server.ts'
-import { createEndpoints, endpointAt, type ProviderHolder } from './oauth/endpoints.ts'
+import { deleteOldKeys } from './idempotency/service.ts'
+import { invitationRoutes } from './invitations/routes.ts'
+import { createLogoutDelivery } from './logout/service.ts'
+import { deleteExpiredClientSessions } from './logout/store.ts'
+import { createAccessTokens } from './oauth/access-tokens.ts'
+import { createBrowserSessions } from './oauth/browser-sessions.ts'
+import { createEndpoints, endpointAt, introspect, type ProviderHolder } from './oauth/endpoints.ts'
+import { createFeed } from './oauth/feed.ts'
 import { createInteractions } from './oauth/interactions.ts'
-import { cookieKeys, createProvider } from './oauth/provider.ts'
+import { cookieKeys, createProvider, OWN_PATHS } from './oauth/provider.ts'
 import { createTokens } from './oauth/tokens.ts'
+import { organizationRoutes } from './organizations/routes.ts'
 import { createOwnResourceMetadata } from './resource-servers/routes.ts'
 import { createResourceServers, type ResourceServers } from './resource-servers/service.ts'
+import { createOutside, type Outside } from './revocation/outside.ts'
+import { createRevocationList, type RevocationList } from './revocation/service.ts'
 import { deleteExpiredEntries } from './revocation/store.ts'
+import { createSink, type Sink } from './sink/service.ts'
+import { createSinkSigner, type SinkSigner } from './sink/signing.ts'
 import type { Db, OpenedDatabase } from './store/database.ts'
 import { type EphemeralStore, sealEphemeral } from './store/ephemeral.ts'
 import { createPostgresEphemeralStore } from './store/ephemeral-postgres.ts'
@@ -36,8 +70,14 @@ import { createRedisEphemeralStore } from './store/ephemeral-redis.ts'
 import { pendingMigrations } from './store/migrate.ts'
 import { createTour } from './tour/routes.ts'
 import { setUpTour } from './tour/service.ts'
+import { createUses, type Uses } from './uses/service.ts'
+import { deleteOldUses } from './uses/store.ts'
+import { createVerification } from './verification/service.ts'
+import { tokenRoutes } from './workspace-tokens/routes.ts'
+import { commitDueCutovers } from './workspace-tokens/service.ts'
 
 export const ROOT = join(import.meta.dirname, '..')
+const VIEWS = join(ROOT, 'views')
 export const MIGRATIONS = join(ROOT, 'migrations')
 
 /** What commands and requests work with: the stores, opened, and the services over them. */
@@ -49,36 +89,68 @@ export interface Services {
   clients: Clients
   resourceServers: ResourceServers
   reads: ConnectionReads
+  revocations: RevocationList
+  outside: Outside
+  sink: Sink
+  signer: SinkSigner
+  /** Calls to addresses that somebody else chose. */
+  outbound: Outbound
 }
 
 export interface App extends Services {
   server: Server
+  /** What the JSON API serves. */
+  apiRoutes: readonly Route[]
+  uses: Uses
   /** The tour, where there is one; with the password of its person when they were made just now. */
   tour: { password: Secret | undefined } | undefined
   /** Stops taking requests, finishes those that run, closes what was opened here. */
   close(): Promise<void>
 }
 
-/** @param opened stays the caller's to close */
-export async function createServices(config: Config, opened: OpenedDatabase, envelope: Envelope, log: Log) {
+/** @param opened stays the caller's to close; @param masterKeys newest first */
+export async function createServices(
+  config: Config,
+  opened: OpenedDatabase,
+  masterKeys: readonly Buffer[],
+  log: Log,
+): Promise<Services & { sweepEphemeral(): Promise<number>; close(): Promise<void> }> {
   const { db } = opened
-  const keys = await loadKeys(db, envelope)
+  const keys = await loadKeys(db, createEnvelope(masterKeys))
   const plain = openEphemeral(config, db, log)
   const sealer = createEnvelope(keys.server.ephemeral.map(({ key }) => key))
   const ephemeral = sealEphemeral(plain, sealer, (kind) =>
     log.error({ kind }, 'an entry of the ephemeral store was not written by us'),
   )
   const accounts = { db, ephemeral, passwords: createPasswords() }
+  const outbound = createOutbound({ reach: config.outboundReach })
+  // Commands change it without following it.
+  const sink = createSink(config.sink)
+  const signer = createSinkSigner(masterKeys)
+  const outside = createOutside({ db, sink, signer, onError: createErrorLog(log, 'sink') })
+  const revocations = createRevocationList(opened, {
+    onError: createErrorLog(log, 'revocation list'),
+    outside,
+    onBehind: (missing) => log.error(missing, 'the database is behind its sink: run latchkey restore-check'),
+  })
   return {
     db,
     keys,
     ephemeral,
     accounts,
-    clients: createClients(db),
+    clients: createClients(db, revocations, outbound),
     reads: createConnectionReads(db),
     resourceServers: createResourceServers(db, config.issuer),
+    revocations,
+    outside,
+    sink,
+    signer,
+    outbound,
     sweepEphemeral: async () => (await plain.sweep?.(SWEEP_BATCH)) ?? 0,
-    close: () => ephemeral.close(),
+    async close() {
+      await revocations.close()
+      await ephemeral.close()
+    },
   }
 }
 
@@ -97,64 +169,161 @@ function openEphemeral(
   })
 }
 
-/** Builds the server; it listens when the caller says so. */
-export async function createApp(config: Config, opened: OpenedDatabase, envelope: Envelope, log: Log): Promise<App> {
-  const services = await createServices(config, opened, envelope, log)
-  const { db, ephemeral, keys } = services
+/** What routes are made of: the services, and what decides and shows over them. */
+async function createParts(config: Config, services: Awaited<ReturnType<typeof createServices>>, log: Log) {
+  const { db, keys } = services
   const { issuer, lifetimes } = config
   const secureCookies = issuer.startsWith('https:')
-  const assets = createAssets(join(ROOT, 'views/assets'))
-  const pages = createPages({ viewsDir: join(ROOT, 'views'), assets })
+  const assets = createAssets(join(VIEWS, 'assets'))
+  const pages = createPages({ viewsDir: VIEWS, assets })
   const libraryPages = createLibraryPages(pages, issuer)
   const provider: ProviderHolder = {
     current: createProvider({ ...services, issuer, lifetimes, secureCookies, pages: libraryPages }),
   }
-  const formTokens = createFormTokens(keys.server.forms[0]?.key ?? Buffer.alloc(0))
-  const settleDeps = { db, ephemeral, refreshGraceSeconds: lifetimes.refreshGraceSeconds }
-  const shared = {
+  const formKey = keys.server.forms[0]?.key ?? Buffer.alloc(0)
+  const uses = createUses(db, createErrorLog(log, 'record of uses'))
+  const verifying = {
     ...services,
-    ...settleDeps,
-    passwords: services.accounts.passwords,
     issuer,
-    provider,
-    pages,
-    formTokens,
-    secureCookies,
+    uses,
+    verification: createVerification({ ...services, uses }),
+    accessTokens: createAccessTokens({ ...services, issuer }),
   }
-  const tokens = createTokens({ ...services, issuer })
-  const tour = config.tour ? await setUpTour({ ...services, issuer }, { traceId: 'tour' }) : undefined
+  const parts = {
+    ...verifying,
+    ...lifetimes,
+    lifetimes,
+    passwords: services.accounts.passwords,
+    secureCookies,
+    assets,
+    pages,
+    libraryPages,
+    provider,
+    viewsDir: VIEWS,
+    cursorKey: formKey,
+    formTokens: createFormTokens(formKey),
+    feed: createFeed(services.revocations, formKey),
+    tokens: createTokens(verifying),
+    tour: config.tour ? await setUpTour({ ...services, issuer }, { traceId: 'tour' }) : undefined,
+  }
+  const sessions = createBrowserSessions(parts)
+  return { ...parts, sessions, frame: createFrame({ ...parts, sessions }) }
+}
+
+type Parts = Awaited<ReturnType<typeof createParts>>
+
+/** What answers inside the application, in order. */
+function createRoutes(parts: Parts, apiRoutes: readonly Route[], metadata: KeptMetadata): Middleware[] {
+  const { issuer, tour } = parts
+  const document = createOpenApi(issuer, apiRoutes)
+  return [
+    createOwnResourceMetadata(issuer),
+    metadata.middleware,
+    createEndpoints(parts),
+    mounted(createInteractions(parts)),
+    createApiDescription(document),
+    createApiReference({ ...parts, document }),
+    mounted(createApiRouter(parts, apiRoutes)),
+    ...(tour === undefined ? [] : [mounted(createTour({ ...parts, tour }))]),
+    ...[
+      createSignIn(parts),
+      createAccountSignOut(parts),
+      createTokenPages(parts),
+      createConnectionPages(parts),
+      createAccountPages(parts),
+      createOrganizationPages(parts),
+      createWorkspacePages(parts),
+      createInvitationPages(parts),
+      createInvitingPages(parts),
+    ].map(mounted),
+    createHome({ issuer, pages: parts.pages, tourHref: tour === undefined ? undefined : '/try' }),
+  ]
+}
+
+/** How each address speaks of failures. */
+function formOf(ctx: Context): AnswerForm {
+  const endpoint = endpointAt(ctx.path)
+  if (endpoint !== undefined) return endpoint.form
+  if (ctx.path.startsWith(`${API_PREFIX}/`)) return 'problem'
+  return ctx.path.startsWith('/interaction/') || ctx.accepts('json', 'html') === 'html' ? 'page' : 'problem'
+}
+
+/** Builds the server; it listens when the caller says so. */
+export async function createApp(
+  config: Config,
+  opened: OpenedDatabase,
+  masterKeys: readonly Buffer[],
+  log: Log,
+): Promise<App> {
+  const services = await createServices(config, opened, masterKeys, log)
+  const { db, ephemeral, keys, revocations } = services
+  const { issuer } = config
+  const parts = await createParts(config, services, log)
+  const apiRoutes = [
+    ...organizationRoutes(parts),
+    ...invitationRoutes(parts),
+    ...connectionRoutes(parts),
+    ...tokenRoutes(parts),
+  ]
+  const metadata = createKeptMetadata()
   const app = createApplication({
     log,
     issuer,
     cookieKeys: cookieKeys(keys),
-    assets,
-    pages: libraryPages,
-    formOf: (ctx) =>
-      endpointAt(ctx.path)?.form ??
-      (ctx.path.startsWith('/interaction/') || ctx.accepts('json', 'html') === 'html' ? 'page' : 'problem'),
-    health: { notReady: () => notReady(db, ephemeral) },
-    routes: [
-      createOwnResourceMetadata(issuer),
-      createKeptMetadata(),
-      createEndpoints({ ...shared, tokens }),
-      mounted(createInteractions(shared)),
-      ...(tour === undefined ? [] : [mounted(createTour({ ...shared, tour, tokens }))]),
-      createHome({ issuer, pages, tourHref: tour === undefined ? undefined : '/try' }),
-    ],
+    assets: parts.assets,
+    pages: parts.libraryPages,
+    formOf,
+    health: { notReady: () => notReady(db, ephemeral, revocations) },
+    requireSound: revocations.requireSound,
+    routes: createRoutes(parts, apiRoutes, metadata),
   })
-  const server = createHttpServer(createOriginPin(issuer, config.trustedProxies), app.callback())
+  const forms = new Map([[OWN_PATHS.introspection, (form: PostedForm) => introspect(parts, form)]])
+  const server = createHttpServer(
+    createOriginPin(issuer, config.trustedProxies),
+    createFront(
+      { log, issuer, document: metadata.find, requireSound: revocations.requireSound, forms },
+      app.callback(),
+    ),
+    bearerChallenge(issuer, [INVALID_TOKEN]),
+  )
+  await revocations.start()
+  parts.uses.start()
+  const sealer = createSealer({ ...services, onError: createErrorLog(log, 'sealer of the audit log') })
+  sealer.start()
   const sweeper = startSweeping(db, services.sweepEphemeral, log)
+  const cutovers = startCutovers(services, log)
+  const logouts = createLogoutDelivery({
+    db,
+    keys,
+    issuer,
+    post: (url, body) => services.outbound.send({ ...LOGOUT_POST, url, body }),
+    onError: createErrorLog(log, 'delivery of logouts'),
+  })
+  server.once('listening', () => logouts.start()) // by those that serve
   return {
     ...services,
     server,
-    tour,
+    apiRoutes,
+    uses: parts.uses,
+    tour: parts.tour,
     async close() {
       clearInterval(sweeper)
-      await drain(server)
+      clearInterval(cutovers)
+      parts.feed.close()
+      await Promise.all([drain(server), logouts.close()])
+      await parts.uses.close()
+      await sealer.close()
       await services.close()
     },
   }
 }
+
+/** How clients are told of logouts; of what they answer, the status counts. */
+const LOGOUT_POST = {
+  method: 'POST',
+  headers: { 'content-type': 'application/x-www-form-urlencoded' },
+  reads: 'status',
+} as const
 
 const QUIET_MS = 10_000
 
@@ -168,7 +337,7 @@ export function createErrorLog(log: Log, store: string): (error: Error) => void 
   }
 }
 
-async function notReady(db: Db, ephemeral: EphemeralStore): Promise<string[]> {
+async function notReady(db: Db, ephemeral: EphemeralStore, revocations: RevocationList): Promise<string[]> {
   const asked: Array<[string, Promise<unknown>]> = [
     ['database', sql`select 1`.execute(db)],
     ['ephemeral store', ephemeral.ping()],
@@ -180,7 +349,9 @@ async function notReady(db: Db, ephemeral: EphemeralStore): Promise<string[]> {
     ],
   ]
   const outcomes = await Promise.allSettled(asked.map(([, promise]) => promise))
-  return asked.filter((_, index) => outcomes[index]?.status === 'rejected').map(([name]) => name)
+  const failed = asked.filter((_, index) => outcomes[index]?.status === 'rejected').map(([name]) => name)
+  const trouble = revocations.trouble() ?? (revocations.isLive() ? undefined : 'revocation list')
+  return trouble === undefined ? failed : [...failed, trouble]
 }
 
 const SWEEP_EVERY_MS = 60_000
@@ -197,12 +368,35 @@ function startSweeping(db: Db, sweepEphemeral: () => Promise<number>, log: Log):
     try {
       await untilEmpty(() => deleteExpired(db, SWEEP_BATCH))
       await untilEmpty(() => deleteExpiredEntries(db, SWEEP_BATCH))
+      await untilEmpty(() => deleteOldUses(db, SWEEP_BATCH))
+      await untilEmpty(() => deleteOldKeys(db, SWEEP_BATCH))
+      await untilEmpty(() => deleteExpiredClientSessions(db, SWEEP_BATCH))
       await untilEmpty(sweepEphemeral)
     } catch (error) {
       log.warn({ err: error }, 'sweeping failed and is tried again')
     }
   }
   return setInterval(sweep, SWEEP_EVERY_MS).unref()
+}
+
+const CUTOVERS_EVERY_MS = 500
+const CUTOVERS_BATCH = 100
+
+/** Writes down the cutovers whose time has come; one round at a time. */
+function startCutovers(services: Services, log: Log): NodeJS.Timeout {
+  let running = false
+  const run = async () => {
+    if (running) return
+    running = true
+    try {
+      await commitDueCutovers(services, CUTOVERS_BATCH)
+    } catch (error) {
+      log.warn({ err: error }, 'a cutover failed and is tried again')
+    } finally {
+      running = false
+    }
+  }
+  return setInterval(run, CUTOVERS_EVERY_MS).unref()
 }
 
 const DRAIN_MS = 10_000

@@ -20,6 +20,12 @@ export type DatabaseConfig =
   | { kind: 'embedded'; directory: string }
   | { kind: 'postgres'; url: Secret; migrationUrl: Secret; poolSize: number; hasOwnerRole: boolean }
 
+/** Where what must survive the database is written. */
+export type SinkConfig = { kind: 'files'; path: string } | { kind: 'webhook'; url: string; token: Secret | undefined }
+
+/** Where calls to addresses of others may lead: public ones only, this machine besides, or private networks as well. */
+export type OutboundReach = 'public' | 'loopback' | 'private'
+
 export interface Config {
   production: boolean
   host: string
@@ -29,9 +35,11 @@ export interface Config {
   dataDirectory: string
   database: DatabaseConfig
   redisUrl: Secret | undefined
+  sink: SinkConfig
   /** Newest first. Undefined in the embedded default: made and kept in the data directory. */
   masterKeys: readonly Secret[] | undefined
   trustedProxies: readonly string[]
+  outboundReach: OutboundReach
   logLevel: string
   tour: boolean
   lifetimes: Lifetimes
@@ -107,9 +115,21 @@ export const VARIABLES = {
     form: masterKeys,
     says: '32 random bytes in base64; several, newest first, separated by commas. Made for you in the embedded default.',
   },
+  LATCHKEY_SINK: {
+    form: z.string().refine(isSink, 'must be a file, a directory (with / at its end), or an https:// address'),
+    says: 'Where revocations are kept outside the database, so that a restored backup is noticed: a file, a directory that all hosts share (ending in /), or an https webhook. Default: sink.ndjson in LATCHKEY_DATA_DIR; required in production.',
+  },
+  LATCHKEY_SINK_TOKEN: {
+    form: z.string().min(16, 'must be at least 16 characters'),
+    says: 'What a webhook sink is shown as a bearer token. Default: none.',
+  },
   LATCHKEY_TRUSTED_PROXIES: {
     form: ranges,
     says: 'Addresses or CIDR ranges of reverse proxies whose X-Forwarded-For is believed. Default: none.',
+  },
+  LATCHKEY_OUTBOUND_PRIVATE: {
+    form: z.enum(['refuse', 'loopback', 'allow']),
+    says: 'Whether addresses that clients register, such as logout URIs, may lead to this machine (loopback, also over http) or into private networks too (allow). Default refuse; loopback in the embedded default outside of production.',
   },
   LATCHKEY_LOG_LEVEL: {
     form: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'silent']),
@@ -184,8 +204,10 @@ export function readConfig(environment: Record<string, string | undefined>): Rea
     dataDirectory,
     database: databaseConfig(values, dataDirectory),
     redisUrl: values.REDIS_URL === undefined ? undefined : new Secret(values.REDIS_URL),
+    sink: sinkConfig(values, dataDirectory),
     masterKeys: values.LATCHKEY_MASTER_KEY?.map((key) => new Secret(key)),
     trustedProxies: values.LATCHKEY_TRUSTED_PROXIES ?? [],
+    outboundReach: REACH[values.LATCHKEY_OUTBOUND_PRIVATE ?? (embedded && !production ? 'loopback' : 'refuse')],
     logLevel: values.LATCHKEY_LOG_LEVEL ?? 'info',
     tour: embedded && !production && values.LATCHKEY_TOUR !== 'off',
     lifetimes: {
@@ -237,6 +259,11 @@ function weakForProduction(values: Values, environment: Record<string, string | 
   if (values.LATCHKEY_MASTER_KEY?.some(isWeakKey)) {
     problems.push('LATCHKEY_MASTER_KEY is not random: set it to the output of "openssl rand -base64 32"')
   }
+  if (isMissing('LATCHKEY_SINK')) {
+    problems.push(
+      'LATCHKEY_SINK is required in production: a directory that all hosts share (ending in /), or an https webhook; see docs/operations.md',
+    )
+  }
   if (values.LATCHKEY_TOUR === 'on') problems.push('LATCHKEY_TOUR must not be on in production')
   return problems
 }
@@ -245,6 +272,8 @@ function weakForProduction(values: Values, environment: Record<string, string | 
 function isWeakKey(key: string): boolean {
   return new Set(Buffer.from(key, 'base64')).size < 22
 }
+
+const REACH = { refuse: 'public', loopback: 'loopback', allow: 'private' } as const
 
 function databaseConfig(values: Values, dataDirectory: string): DatabaseConfig {
   if (values.DATABASE_URL === undefined) return { kind: 'embedded', directory: join(dataDirectory, 'database') }
@@ -255,6 +284,26 @@ function databaseConfig(values: Values, dataDirectory: string): DatabaseConfig {
     poolSize: values.LATCHKEY_DATABASE_POOL ?? 10,
     hasOwnerRole: values.DATABASE_MIGRATION_URL !== undefined,
   }
+}
+
+function sinkConfig(values: Values, dataDirectory: string): SinkConfig {
+  const { LATCHKEY_SINK: place, LATCHKEY_SINK_TOKEN: token } = values
+  if (place === undefined) return { kind: 'files', path: join(dataDirectory, 'sink.ndjson') }
+  if (isPath(place)) return { kind: 'files', path: place.endsWith('/') ? `${resolve(place)}/` : resolve(place) }
+  return { kind: 'webhook', url: place, token: token === undefined ? undefined : new Secret(token) }
+}
+
+const isPath = (text: string) => !/^[a-z][a-z0-9+.-]*:\/\//i.test(text)
+
+/** A path, or a webhook: over http only on this machine. */
+function isSink(text: string): boolean {
+  if (isPath(text)) return text.length > 0 && !text.includes('\0')
+  const url = URL.parse(text)
+  if (url === null || url.username !== '' || url.password !== '') return false
+  return (
+    url.protocol === 'https:' ||
+    (url.protocol === 'http:' && ['127.0.0.1', '[::1]', 'localhost'].includes(url.hostname))
+  )
 }
 
 function isAddressRange(text: string): boolean {

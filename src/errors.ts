@@ -15,6 +15,25 @@ const CATALOGUE = {
     sentence: 'This page has expired, or it was opened in another browser. Go back to the app and start again.',
     oauth: 'invalid_request',
   },
+  unauthorized: {
+    status: 401,
+    sentence:
+      'This call needs a valid credential: a token or key as "Authorization: Bearer …", or a signed-in browser.',
+    oauth: 'invalid_token',
+  },
+  insufficient_scope: { status: 403, sentence: 'This credential does not have the permission that this call needs.' },
+  role_too_low: { status: 403, sentence: 'Your role does not allow this.' },
+  wrong_credential: { status: 403, sentence: 'This call is not for this kind of credential.' },
+  workspace_mismatch: { status: 403, sentence: 'This credential belongs to another workspace.' },
+  recent_sign_in_required: {
+    status: 403,
+    sentence: 'This needs a sign-in from the last ten minutes. Sign in again, then repeat it.',
+  },
+  wrong_person: {
+    status: 403,
+    sentence: 'This invitation is for another address than the one you are signed in with.',
+  },
+  policy_forbids: { status: 403, sentence: 'The token policy of this workspace forbids it.' },
   forbidden_origin: { status: 403, sentence: 'This request came from another site and was refused.' },
   not_found: { status: 404, sentence: 'There is nothing at this address.', oauth: 'invalid_request' },
   method_not_allowed: {
@@ -32,6 +51,20 @@ const CATALOGUE = {
     oauth: 'temporarily_unavailable',
   },
   conflict: { status: 409, sentence: 'Something with this name is already there.' },
+  label_in_use: {
+    status: 409,
+    sentence: 'A token with this label is already there. Rotate it, or choose another label.',
+  },
+  cutover_pending: {
+    status: 409,
+    sentence: 'Two versions work already. Cut over to the newer one, or revoke one of them, before you rotate again.',
+  },
+  token_ended: { status: 409, sentence: 'This token has been revoked. Create a new one.' },
+  last_owner: { status: 409, sentence: 'There must be an owner left. Make somebody else an owner first.' },
+  idempotency_key_reused: {
+    status: 422,
+    sentence: 'This Idempotency-Key was used for another request. Use a new one for each request.',
+  },
   server_error: {
     status: 500,
     sentence: 'Something failed on our side. Try again; if it stays, ask for help with the trace id.',

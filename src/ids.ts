@@ -6,6 +6,9 @@ export type WorkspaceId = `ws_${string}`
 export type UserId = `usr_${string}`
 export type ConnectionId = `con_${string}`
 export type FamilyId = `fam_${string}`
+export type InvitationId = `inv_${string}`
+/** A line of workspace tokens, or of organization keys. */
+export type KeyId = `key_${string}`
 export type AuditEventId = `aud_${string}`
 export type ClientId = string
 
@@ -16,6 +19,22 @@ export function isClientId(text: unknown): text is ClientId {
 
 export function isWorkspaceId(text: string): text is WorkspaceId {
   return /^ws_[0-9a-z]{26}$/.test(text)
+}
+
+export function isOrganizationId(text: string): text is OrganizationId {
+  return /^org_[0-9a-z]{26}$/.test(text)
+}
+
+export function isKeyId(text: string): text is KeyId {
+  return /^key_[0-9a-z]{26}$/.test(text)
+}
+
+export function isConnectionId(text: string): text is ConnectionId {
+  return /^con_[0-9a-z]{26}$/.test(text)
+}
+
+export function isUserId(text: string): text is UserId {
+  return /^usr_[0-9a-z]{26}$/.test(text)
 }
 
 const ALPHABET = '0123456789abcdefghjkmnpqrstvwxyz'
@@ -39,7 +58,7 @@ function timeOrdered(): Buffer {
   return bytes
 }
 
-type TimeOrderedPrefix = 'org' | 'ws' | 'con' | 'fam' | 'aud' | 'cl'
+type TimeOrderedPrefix = 'org' | 'ws' | 'con' | 'fam' | 'key' | 'inv' | 'aud' | 'cl'
 
 /** A new id that sorts by the time it was made. */
 export function newId<P extends TimeOrderedPrefix>(prefix: P): `${P}_${string}` {

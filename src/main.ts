@@ -28,7 +28,8 @@ function run(
   description: string,
   toInput: (options: Record<string, unknown>, args: string[]) => unknown,
 ): Command {
-  const full = `${parent.name()} ${name.split(' ')[0]}`
+  const own = name.split(' ')[0] ?? ''
+  const full = parent === program ? own : `${parent.name()} ${own}`
   return parent
     .command(name)
     .description(description)
@@ -41,6 +42,7 @@ function run(
         input: await toInput(options, this.args),
       })
       printResult(result, options.json === true)
+      if (typeof result === 'object' && result !== null && Reflect.get(result, 'ok') === false) process.exitCode = 1
     })
 }
 
@@ -95,6 +97,42 @@ run(
   },
 ).requiredOption('--password-stdin', 'read the password from standard input')
 
+run(
+  user,
+  'sign-out <user>',
+  'Sign a person out everywhere: browser sessions end, and their connections sign new tokens.',
+  (_options, [who]) => ({ user: who }),
+)
+run(user, 'suspend <user>', 'Suspend a person: sessions and tokens of theirs end at once.', (_options, [who]) => ({
+  user: who,
+}))
+run(user, 'restore <user>', 'Lift a suspension. What was issued before stays dead.', (_options, [who]) => ({
+  user: who,
+}))
+
+run(
+  group('audit', 'The log of who had access, with what, when.'),
+  'verify',
+  'Whether the log is whole: every chain gapless, every record as it was, and what was signed still true.',
+  () => ({}),
+)
+
+run(
+  program,
+  'restore-check',
+  'After a database was restored from a backup: end again what its sink knows to have ended since, and refuse every JWT issued so far. Nothing is answered before.',
+  ({ dryRun, acceptSink }) => ({ dry_run: dryRun === true, accept_sink: acceptSink === true }),
+)
+  .option('--dry-run', 'only say what would be done')
+  .option('--accept-sink', 'begin a new sink, or leave out what this one holds of other databases')
+
+run(
+  group('revocation', 'What is refused before its time.'),
+  'everything',
+  'Refuse every JWT issued so far, such as after a key was compromised. Clients get new ones by themselves.',
+  () => ({}),
+)
+
 const organization = group('organization', 'Companies.')
 run(organization, 'list', 'List the organizations.', () => ({}))
 run(organization, 'create', 'Make an organization.', ({ name, owner }) => ({ name, owner }))
@@ -142,6 +180,8 @@ run(client, 'create', 'Register a client. A secret is printed once.', (options) 
   name: options.name,
   redirect_uris: options.redirectUri ?? [],
   ...(options.postLogoutRedirectUri === undefined ? {} : { post_logout_redirect_uris: options.postLogoutRedirectUri }),
+  ...(options.backchannelLogoutUri === undefined ? {} : { backchannel_logout_uri: options.backchannelLogoutUri }),
+  ...(options.backchannelLogoutSessionRequired === true ? { backchannel_logout_session_required: true } : {}),
   grant_types: options.grant ?? ['authorization_code', 'refresh_token'],
   auth: options.auth,
   environment: options.environment,
@@ -152,6 +192,8 @@ run(client, 'create', 'Register a client. A secret is printed once.', (options) 
   .requiredOption('--name <name>', 'what people see')
   .option('--redirect-uri <uri>', 'where answers may go; once for each', collect)
   .option('--post-logout-redirect-uri <uri>', 'where people may go after signing out; once for each', collect)
+  .option('--backchannel-logout-uri <uri>', 'where it is told, server to server, that a session has ended')
+  .option('--backchannel-logout-session-required', 'tell it session by session (sid) only, never of all at once')
   .option(
     '--grant <type>',
     'authorization_code, refresh_token, client_credentials; once for each (default: the first two)',
@@ -222,6 +264,25 @@ run(
     connection: id,
   }),
 )
+
+const organizationKey = group('organization-key', 'Keys of an organization, for provisioning over the JSON API.')
+run(organizationKey, 'create', 'Make a key. Its value is printed once.', (options) => ({
+  organization: options.organization,
+  label: options.label,
+  permissions: options.permission ?? ['read', 'manage'],
+  ...(options.expiresIn === undefined ? {} : { expires_in: Number(options.expiresIn) }),
+}))
+  .requiredOption('--organization <id>', 'the organization')
+  .requiredOption('--label <label>', 'where it will be used')
+  .option('--permission <permission>', 'read, manage; once for each (default: both)', collect)
+  .option('--expires-in <seconds>', 'how long it lives (default: until it is revoked)')
+run(organizationKey, 'list', 'List the keys of an organization.', ({ organization }) => ({
+  organization,
+})).requiredOption('--organization <id>', 'the organization')
+run(organizationKey, 'revoke <key>', 'End a key, at once.', ({ organization }, [key]) => ({
+  organization,
+  key,
+})).requiredOption('--organization <id>', 'the organization')
 
 const texts = (value: unknown): string[] => (Array.isArray(value) ? value.map(String) : [])
 

@@ -87,6 +87,16 @@ describe('the architecture', () => {
     ).toEqual([])
   })
 
+  it('the verifier stands alone: jose and what Node brings', () => {
+    expect(files.filter((file) => file.startsWith('verifier/')).length).toBeGreaterThan(2)
+    expect(
+      breaches(
+        (file) => file.startsWith('verifier/'),
+        (imported) => !/^(verifier\/|node:|jose$)/.test(imported),
+      ),
+    ).toEqual([])
+  })
+
   it('only main.ts ends the process', () => {
     expect(
       files.filter((file) => file !== 'main.ts' && /process\.exit\(/.test(readFileSync(join(SRC, file), 'utf8'))),

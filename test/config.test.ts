@@ -18,6 +18,7 @@ const PRODUCTION = {
   DATABASE_URL: 'postgres://server:pw@db/latchkey',
   DATABASE_MIGRATION_URL: 'postgres://owner:pw@db/latchkey',
   LATCHKEY_MASTER_KEY: KEY,
+  LATCHKEY_SINK: '/mnt/shared/latchkey/',
 }
 
 describe('configuration', () => {
@@ -57,6 +58,7 @@ describe('configuration', () => {
     ['no database', { DATABASE_URL: '' }, 'DATABASE_URL'],
     ['one role for everything', { DATABASE_MIGRATION_URL: '' }, 'DATABASE_MIGRATION_URL'],
     ['no master key', { LATCHKEY_MASTER_KEY: '' }, 'LATCHKEY_MASTER_KEY'],
+    ['no sink', { LATCHKEY_SINK: '' }, 'LATCHKEY_SINK'],
     [
       'a master key that is not random',
       { LATCHKEY_MASTER_KEY: Buffer.alloc(32).toString('base64') },
@@ -71,6 +73,15 @@ describe('configuration', () => {
 
   it('production takes a complete configuration, and has no tour', () => {
     expect(readConfig(PRODUCTION)).toMatchObject({ production: true, tour: false, issuer: 'https://id.example.com' })
+  })
+
+  it('calls lead to public addresses only, but for this machine in the embedded default, unless it says otherwise', () => {
+    const stores = { DATABASE_URL: 'postgres://server:pw@db/latchkey', LATCHKEY_MASTER_KEY: KEY }
+    expect(readConfig({}).outboundReach).toBe('loopback')
+    expect(readConfig(stores).outboundReach).toBe('public')
+    expect(readConfig(PRODUCTION).outboundReach).toBe('public')
+    expect(readConfig({ LATCHKEY_OUTBOUND_PRIVATE: 'refuse' }).outboundReach).toBe('public')
+    expect(readConfig({ ...PRODUCTION, LATCHKEY_OUTBOUND_PRIVATE: 'allow' }).outboundReach).toBe('private')
   })
 
   it('shows no secret when it is printed or logged', () => {

@@ -1,12 +1,22 @@
 // People's accounts: made, found, signed in.
 import { type Actor, type RequestInfo, record } from '../audit/service.ts'
+import { signNewTokens } from '../connections/service.ts'
 import type { Passwords } from '../crypto/passwords.ts'
 import { digestOf, type Secret } from '../crypto/secret.ts'
 import { AppError } from '../errors.ts'
 import { newUserId, type UserId } from '../ids.ts'
-import { type Db, isUniqueViolation, reading, transact } from '../store/database.ts'
+import { endEverySession } from '../logout/service.ts'
+import type { RevocationList } from '../revocation/service.ts'
+import { type Db, reading, readTime, type Trx, transact } from '../store/database.ts'
 import type { EphemeralStore } from '../store/ephemeral.ts'
-import { emailKey, isEmail, PASSWORD_LEAST_CHARACTERS, PASSWORD_MOST_BYTES, passwordProblem } from './rules.ts'
+import {
+  emailKey,
+  isEmail,
+  isSessionGood,
+  PASSWORD_LEAST_CHARACTERS,
+  PASSWORD_MOST_BYTES,
+  passwordProblem,
+} from './rules.ts'
 import * as store from './store.ts'
 
 export interface AccountsDeps {
@@ -36,42 +46,53 @@ export async function createUser(
   deps: AccountsDeps,
   input: { email: string; name: string; password: Secret; actor: Actor; request: RequestInfo },
 ): Promise<User> {
-  if (!isEmail(input.email)) throw new AppError('invalid_request', { detail: 'The e-mail address is not valid.' })
-  checkPassword(input.password)
-  const passwordDigest = await deps.passwords.digest(input.password)
-  const id = newUserId()
-  try {
-    return await transact(deps.db, async (trx) => {
-      const row = { id, email: input.email.trim(), email_key: emailKey(input.email), name: input.name }
-      const createdAt = await store.insertUser(trx, { ...row, password_digest: passwordDigest })
-      await record(trx, {
-        event: 'user.created',
-        status: 'pass',
-        actor: input.actor,
-        request: input.request,
-        userId: id,
-      })
-      return { id, email: row.email, name: row.name, created_at: createdAt.toISOString() }
-    })
-  } catch (error) {
-    if (!isUniqueViolation(error)) throw error
-    throw new AppError('conflict', { detail: 'There is already an account with this e-mail address.' })
-  }
+  const passwordDigest = await digestNewPassword(deps, input.password)
+  return transact(deps.db, (trx) => createUserIn(trx, { ...input, passwordDigest }))
+}
+
+/** @throws {AppError} `invalid_request` for a password that nobody may have */
+export function digestNewPassword(deps: Pick<AccountsDeps, 'passwords'>, password: Secret): Promise<string> {
+  checkPassword(password)
+  return deps.passwords.digest(password)
 }
 
 /**
- * Gives a person a new password and ends their sessions.
+ * Opens an account as a part of a larger change.
+ *
+ * @throws {AppError} `invalid_request` for a bad address, `conflict` for one in use
+ */
+export async function createUserIn(
+  trx: Trx,
+  input: { email: string; name: string; passwordDigest: string; actor: Actor; request: RequestInfo },
+): Promise<User> {
+  if (!isEmail(input.email)) throw new AppError('invalid_request', { detail: 'The e-mail address is not valid.' })
+  const row = { id: newUserId(), email: input.email.trim(), email_key: emailKey(input.email), name: input.name }
+  const createdAt = await store.insertUser(trx, { ...row, password_digest: input.passwordDigest })
+  if (createdAt === undefined)
+    throw new AppError('conflict', { detail: 'There is already an account with this e-mail address.' })
+  await record(trx, {
+    event: 'user.created',
+    status: 'pass',
+    actor: input.actor,
+    request: input.request,
+    userId: row.id,
+  })
+  return { id: row.id, email: row.email, name: row.name, created_at: createdAt.toISOString() }
+}
+
+/**
+ * Gives a person a new password, ends their sessions, and lets every connection of theirs sign new tokens. Clients that
+ * want to know of logouts are told.
  *
  * @throws {AppError} `not_found` for an unknown person, `invalid_request` for a bad password
  */
 export async function setPassword(
-  deps: AccountsDeps,
+  deps: AccountsDeps & { revocations: RevocationList },
   input: { user: string; password: Secret; actor: Actor; request: RequestInfo },
 ): Promise<{ id: UserId; email: string }> {
-  checkPassword(input.password)
-  const passwordDigest = await deps.passwords.digest(input.password)
-  return transact(deps.db, async (trx) => {
-    const user = await store.findUser(trx, input.user)
+  const passwordDigest = await digestNewPassword(deps, input.password)
+  return deps.revocations.change(async (trx, revoke) => {
+    const user = await store.lockUserToChange(trx, input.user)
     if (user === undefined) throw new AppError('not_found', { detail: `There is no person ${input.user}.` })
     await store.updatePassword(trx, user.id, passwordDigest)
     await record(trx, {
@@ -81,7 +102,79 @@ export async function setPassword(
       request: input.request,
       userId: user.id,
     })
+    await signNewTokens(trx, revoke, { ...input, userId: user.id, reason: 'password_set' })
+    await endEverySession(trx, { userId: user.id, reason: 'password_set', request: input.request })
+    revoke({ subject: user.id }) // for the sink: a backup would bring the old password back
     return { id: user.id, email: user.email }
+  })
+}
+
+/**
+ * Signs a person out everywhere: every browser session of theirs ends, also one that is just being used, and every
+ * connection signs new tokens. Those that refresh go on by themselves. Clients that want to know of logouts are told.
+ *
+ * @param input.signedInAt of the session that asks, in seconds since the epoch; without one an operator does
+ * @returns how many connections sign new tokens, and how many notices clients get
+ * @throws {AppError} `not_found` for an unknown person, `unauthorized` for a session that is no longer good
+ */
+export function signOutEverywhere(
+  deps: { revocations: RevocationList },
+  input: { user: string; signedInAt?: number; actor: Actor; request: RequestInfo },
+): Promise<{ id: UserId; connections: number; told: number }> {
+  return deps.revocations.change(async (trx, revoke) => {
+    const user = await store.lockUserToChange(trx, input.user)
+    if (user === undefined) throw new AppError('not_found', { detail: `There is no person ${input.user}.` })
+    const state = { suspendedAt: user.suspended_at, sessionsNotBefore: user.sessions_not_before }
+    if (input.signedInAt !== undefined && !isSessionGood(state, input.signedInAt)) throw new AppError('unauthorized')
+    await store.endSessions(trx, user.id)
+    await record(trx, {
+      event: 'user.signed_out_everywhere',
+      status: 'pass',
+      actor: input.actor,
+      request: input.request,
+      userId: user.id,
+    })
+    const connections = await signNewTokens(trx, revoke, {
+      ...input,
+      userId: user.id,
+      reason: 'signed_out_everywhere',
+    })
+    const told = await endEverySession(trx, {
+      userId: user.id,
+      reason: 'signed_out_everywhere',
+      request: input.request,
+    })
+    revoke({ subject: user.id })
+    return { id: user.id, connections, told }
+  })
+}
+
+/**
+ * Suspends a person: their sessions and every JWT of theirs end, everywhere, once this resolves; their connections issue
+ * nothing until it is lifted. Tokens that they made are the workspaces' and stay. Doing it twice changes nothing.
+ *
+ * @throws {AppError} `not_found` for an unknown person
+ */
+export function setSuspended(
+  deps: { revocations: RevocationList },
+  input: { user: string; suspended: boolean; actor: Actor; request: RequestInfo },
+): Promise<{ id: UserId; suspended: boolean }> {
+  const { suspended } = input
+  return deps.revocations.change(async (trx, revoke) => {
+    const user = await store.lockUserToChange(trx, input.user)
+    if (user === undefined) throw new AppError('not_found', { detail: `There is no person ${input.user}.` })
+    if (await store.setSuspended(trx, user.id, suspended)) {
+      await record(trx, {
+        event: suspended ? 'user.suspended' : 'user.restored',
+        status: 'pass',
+        actor: input.actor,
+        request: input.request,
+        userId: user.id,
+      })
+      if (suspended) await endEverySession(trx, { userId: user.id, reason: 'suspended', request: input.request })
+    }
+    revoke({ subject: user.id, suspended, ...(suspended ? { notBeforeNow: true } : {}) })
+    return { id: user.id, suspended }
   })
 }
 
@@ -179,7 +272,7 @@ function recordSignIn(
       request,
       userId: userId ?? null,
     })
-    return passes ? store.readTime(trx) : undefined
+    return passes ? Math.floor((await readTime(trx)).getTime() / 1000) : undefined
   })
 }
 

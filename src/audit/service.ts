@@ -2,6 +2,7 @@
 import { type RawBuilder, sql } from 'kysely'
 import { newId } from '../ids.ts'
 import type { Executor } from '../store/database.ts'
+import { isExact } from './rules.ts'
 
 /** What every record says about the request or command it stems from. */
 export interface RequestInfo {
@@ -14,7 +15,11 @@ export interface RequestInfo {
 export type Actor =
   | { kind: 'user'; id: string }
   | { kind: 'client'; id: string }
+  | { kind: 'key'; id: string }
+  | { kind: 'connection'; id: string }
   | { kind: 'operator'; id?: never }
+  /** The server itself, at a time that was set before. */
+  | { kind: 'schedule'; id?: never }
   | { kind: 'nobody'; id?: never }
 
 export interface AuditEvent {
@@ -57,11 +62,18 @@ export function insertRecord(event: AuditEvent, when?: RawBuilder<unknown>): Raw
     text(event.credentialId),
     text(event.tokenVersion == null ? null : `v${event.tokenVersion}`),
     text(event.request.address),
-    sql`${JSON.stringify(event.detail ?? {})}::jsonb`,
+    sql`${detailText(event.detail ?? {})}::jsonb`,
   ])
   return sql`insert into audit_events (id, organization_id, workspace_id, event, status, trace_id, profile_id, actor_kind,
     actor_id, user_id, client_id, credential_id, token_version, address, detail)
     select ${values} ${when === undefined ? sql`` : sql`where exists (${when})`}`
+}
+
+/** @throws {TypeError} for what would come back from the database as something else, and break the chain: a bug */
+function detailText(detail: Record<string, unknown>): string {
+  const text = JSON.stringify(detail)
+  if (isExact(JSON.parse(text))) return text
+  throw new TypeError('a detail of an audit record holds what cannot be hashed')
 }
 
 /** A parameter with its type said: in a bare select list PostgreSQL could not tell it. */

@@ -1,9 +1,11 @@
 // What operators can do: each command with its input's form, run over the services by whichever process holds them.
 import { randomUUID } from 'node:crypto'
 import { z } from 'zod'
-import { createUser, setPassword } from '../accounts/service.ts'
+import { createUser, setPassword, setSuspended, signOutEverywhere } from '../accounts/service.ts'
 import type { Services } from '../app.ts'
+import { verifyDatabase } from '../audit/verification.ts'
 import { GRANT_TYPES, present } from '../clients/service.ts'
+import { presentConnection } from '../connections/schemas.ts'
 import { closeConnection, grantToClient, listConnections } from '../connections/service.ts'
 import { Secret } from '../crypto/secret.ts'
 import { AppError } from '../errors.ts'
@@ -11,9 +13,14 @@ import {
   addMember,
   createOrganization,
   createWorkspace,
+  findOrganizationReached,
   listOrganizations,
   listWorkspaces,
 } from '../organizations/service.ts'
+import { restoreCheck } from '../restores/service.ts'
+import { refuseEverythingSoFar } from '../revocation/service.ts'
+import { expiryOf, labelText, presentIssued, presentToken } from '../workspace-tokens/schemas.ts'
+import { createToken, listTokens, revokeToken } from '../workspace-tokens/service.ts'
 
 const environment = z.enum(['production', 'staging', 'development'])
 const name = z
@@ -44,7 +51,32 @@ export const COMMANDS = {
   }),
   'user set-password': command({
     input: z.strictObject({ user: z.string(), password: secret }),
-    run: ({ accounts }, input, by) => setPassword(accounts, { ...input, ...by }),
+    run: ({ accounts, revocations }, input, by) => setPassword({ ...accounts, revocations }, { ...input, ...by }),
+  }),
+  'user sign-out': command({
+    input: z.strictObject({ user: z.string() }),
+    run: (services, input, by) => signOutEverywhere(services, { ...input, ...by }),
+  }),
+  'user suspend': command({
+    input: z.strictObject({ user: z.string() }),
+    run: (services, input, by) => setSuspended(services, { ...input, suspended: true, ...by }),
+  }),
+  'user restore': command({
+    input: z.strictObject({ user: z.string() }),
+    run: (services, input, by) => setSuspended(services, { ...input, suspended: false, ...by }),
+  }),
+  'audit verify': command({
+    input: z.strictObject({}),
+    run: (services) => verifyDatabase(services, () => {}),
+  }),
+  'restore-check': command({
+    input: z.strictObject({ dry_run: z.boolean(), accept_sink: z.boolean() }),
+    run: (services, input, by) =>
+      restoreCheck(services, { dryRun: input.dry_run, acceptSink: input.accept_sink, ...by }),
+  }),
+  'revocation everything': command({
+    input: z.strictObject({}),
+    run: ({ revocations }, _input, by) => refuseEverythingSoFar(revocations, by),
   }),
   'organization create': command({
     input: z.strictObject({ name, owner: z.string() }),
@@ -69,6 +101,8 @@ export const COMMANDS = {
       name,
       redirect_uris: z.array(z.string()),
       post_logout_redirect_uris: z.array(z.string()).optional(),
+      backchannel_logout_uri: z.string().optional(),
+      backchannel_logout_session_required: z.boolean().optional(),
       grant_types: z.array(z.enum(GRANT_TYPES)),
       auth: z.enum(['none', 'client_secret_basic', 'client_secret_post', 'private_key_jwt']),
       environment,
@@ -84,6 +118,8 @@ export const COMMANDS = {
         ...(input.post_logout_redirect_uris === undefined
           ? {}
           : { postLogoutRedirectUris: input.post_logout_redirect_uris }),
+        backchannelLogoutUri: input.backchannel_logout_uri,
+        backchannelLogoutSessionRequired: input.backchannel_logout_session_required ?? false,
         grantTypes: input.grant_types,
         authMethod: input.auth,
         environment: input.environment,
@@ -142,13 +178,52 @@ export const COMMANDS = {
   }),
   'connection list': command({
     input: z.strictObject({ workspace: z.string() }),
-    run: ({ db }, input) => listConnections(db, input.workspace),
+    run: async ({ db }, input) => (await listConnections(db, input.workspace)).map(presentConnection),
   }),
   'connection close': command({
     input: z.strictObject({ connection: z.string() }),
-    async run({ db }, input, by) {
-      await closeConnection(db, { id: input.connection, reason: 'closed_by_operator', ...by })
+    async run({ revocations }, input, by) {
+      await closeConnection(revocations, { id: input.connection, reason: 'closed_by_operator', ...by })
       return { id: input.connection, closed: true }
+    },
+  }),
+  'organization-key create': command({
+    input: z.strictObject({
+      organization: z.string(),
+      label: labelText,
+      permissions: z.array(z.enum(['read', 'manage'])).min(1),
+      expires_in: z.int().min(60).optional(),
+    }),
+    async run(services, input, { request }) {
+      const issued = await createToken(services, {
+        owner: { organizationId: input.organization },
+        label: input.label,
+        environment: 'production',
+        permissions: input.permissions,
+        resources: null,
+        ipAllowList: null,
+        expiry: expiryOf(input),
+        authority: { kind: 'operator' },
+        request,
+      })
+      return presentIssued(issued)
+    },
+  }),
+  'organization-key list': command({
+    input: z.strictObject({ organization: z.string() }),
+    async run({ db }, input) {
+      const found = await findOrganizationReached(db, input.organization, null)
+      if (found === undefined)
+        throw new AppError('not_found', { detail: `There is no organization ${input.organization}.` })
+      return (await listTokens(db, { organizationId: found.organization.id, workspaceId: null })).map(presentToken)
+    },
+  }),
+  'organization-key revoke': command({
+    input: z.strictObject({ organization: z.string(), key: z.string() }),
+    async run(services, input, { request }) {
+      const by = { authority: { kind: 'operator' } as const, request }
+      await revokeToken(services, { owner: { organizationId: input.organization }, id: input.key, ...by })
+      return { id: input.key, revoked: true }
     },
   }),
   'resource create': command({
@@ -168,6 +243,9 @@ export const COMMANDS = {
   }),
 }
 
+/** What is done while a database is behind its sink; nothing else is. */
+const BEFORE_ALL = new Set(['ping', 'restore-check'])
+
 export type CommandName = keyof typeof COMMANDS
 
 /** @throws {AppError} `invalid_request` naming what is wrong with the input */
@@ -178,6 +256,7 @@ export async function runCommand(services: Services, call: { command: string; in
   const found = COMMANDS[call.command as CommandName] as Command<z.ZodType>
   const input = found.input.safeParse(call.input)
   if (!input.success) throw new AppError('invalid_request', { detail: z.prettifyError(input.error) })
+  if (!BEFORE_ALL.has(call.command)) await services.revocations.requireSound()
   return found.run(services, input.data, { actor: { kind: 'operator' }, request: { traceId: `cli-${randomUUID()}` } })
 }
 

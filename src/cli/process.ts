@@ -6,7 +6,6 @@ import { join } from 'node:path'
 import { sql } from 'kysely'
 import { type App, createApp, createErrorLog, createServices, MIGRATIONS } from '../app.ts'
 import type { Config, DatabaseConfig } from '../config.ts'
-import { createEnvelope, type Envelope } from '../crypto/envelope.ts'
 import { AppError } from '../errors.ts'
 import type { Log } from '../http/log.ts'
 import { type Db, type OpenedDatabase, openDatabase, openPostgres } from '../store/database.ts'
@@ -47,10 +46,14 @@ async function waitingForOthers<T>(work: () => Promise<T>): Promise<T> {
 }
 
 async function executeHere(config: Config, log: Log, call: { command: string; input: unknown }): Promise<unknown> {
-  const opened = await openDatabase(config.database, createErrorLog(log, 'database'))
+  const opened = await openDatabase(
+    config.database,
+    createErrorLog(log, 'database'),
+    call.command === 'restore-check' ? { statementTimeoutMs: 0 } : {}, // as long as it takes: nobody is served before
+  )
   try {
     await prepareDatabase(config, opened.db)
-    const services = await createServices(config, opened, openEnvelope(config), log)
+    const services = await createServices(config, opened, openMasterKeys(config), log)
     try {
       return await runCommand(services, call)
     } finally {
@@ -82,7 +85,7 @@ export async function serve(config: Config, log: Log): Promise<Serving> {
     opened = await openDatabase(config.database, createErrorLog(log, 'database'))
     await prepareDatabase(config, opened.db)
     if (config.production) await requireHumbleRole(opened.db)
-    const started = await createApp(config, opened, openEnvelope(config), log)
+    const started = await createApp(config, opened, openMasterKeys(config), log)
     app = started
     await new Promise<void>((resolve, reject) =>
       started.server.once('error', reject).listen(config.port, config.host, resolve),
@@ -156,7 +159,8 @@ async function requireHumbleRole(db: Db): Promise<void> {
   const { rows } = await sql<{ humble: boolean }>`
     select not (select rolsuper from pg_roles where rolname = current_user)
        and not exists (select from pg_class where relnamespace = 'public'::regnamespace and pg_has_role(current_user, relowner, 'member'))
-       and not has_table_privilege(current_user, 'audit_events', 'update, delete, truncate') as humble`.execute(db)
+       and not has_table_privilege(current_user, 'audit_events', 'update, delete, truncate')
+       and not has_table_privilege(current_user, 'audit_chain', 'update, delete, truncate') as humble`.execute(db)
   if (rows[0]?.humble === true) return
   throw new AppError('unavailable', {
     detail:
@@ -164,11 +168,11 @@ async function requireHumbleRole(db: Db): Promise<void> {
   })
 }
 
-function openEnvelope(config: Config): Envelope {
-  const keys = config.masterKeys?.map((key) => Buffer.from(key.reveal(), 'base64')) ?? [
-    embeddedMasterKey(config.dataDirectory),
-  ]
-  return createEnvelope(keys)
+/** Newest first. */
+function openMasterKeys(config: Config): Buffer[] {
+  return (
+    config.masterKeys?.map((key) => Buffer.from(key.reveal(), 'base64')) ?? [embeddedMasterKey(config.dataDirectory)]
+  )
 }
 
 /** Made at the first start; readable by its owner only. */

@@ -34,6 +34,13 @@ export function redirectUriProblem(uri: string): string | undefined {
     : `${quote(uri)} needs a scheme in reverse domain form, such as com.example.app:/callback`
 }
 
+/** What is wrong with the form of a back-channel logout URI (§2.2); where it may lead is looked at besides. */
+export function logoutUriProblem(uri: string): string | undefined {
+  if (URL.parse(uri) === null || /[\s\p{C}\\]/u.test(uri) || uri.length > MOST_CHARACTERS)
+    return `${quote(uri)} is not an absolute URI`
+  return uri.includes('#') ? `${quote(uri)} has a fragment, which a logout URI must not have` : undefined
+}
+
 export function isLoopback(uri: string): boolean {
   const url = URL.parse(uri)
   return url?.protocol === 'http:' && LOOPBACK_HOSTS.has(url.hostname)
@@ -49,6 +56,6 @@ export function applicationType(redirectUris: readonly string[]): 'native' | 'we
   return redirectUris.some((uri) => !uri.startsWith('https:')) ? 'native' : 'web'
 }
 
-function quote(uri: string): string {
+export function quote(uri: string): string {
   return JSON.stringify(uri.slice(0, 200))
 }

@@ -4,14 +4,20 @@ import { type Actor, type RequestInfo, record } from '../audit/service.ts'
 import { digestOf, randomSecret, type Secret } from '../crypto/secret.ts'
 import { AppError } from '../errors.ts'
 import { isClientId, newId } from '../ids.ts'
+import type { RevocationList } from '../revocation/service.ts'
 import { createRowCache, type RowCache } from '../store/cache.ts'
 import { type Db, reading, type Trx, transact } from '../store/database.ts'
 import type { Environment } from '../store/tables.ts'
-import { applicationType, redirectUriProblem } from './rules.ts'
+import { applicationType, logoutUriProblem, quote, redirectUriProblem } from './rules.ts'
 import * as store from './store.ts'
 
 export type AuthMethod = 'none' | 'client_secret_basic' | 'client_secret_post' | 'private_key_jwt'
-export const GRANT_TYPES = ['authorization_code', 'refresh_token', 'client_credentials'] as const
+export const GRANT_TYPES = [
+  'authorization_code',
+  'refresh_token',
+  'client_credentials',
+  'urn:ietf:params:oauth:grant-type:token-exchange',
+] as const
 export type GrantType = (typeof GRANT_TYPES)[number]
 
 export type ClientRow = NonNullable<Awaited<ReturnType<typeof store.findClient>>>
@@ -23,6 +29,9 @@ export interface Client {
   environment: Environment
   redirect_uris: string[]
   post_logout_redirect_uris: string[]
+  /** Where it is told of sessions that ended. */
+  backchannel_logout_uri: string | null
+  backchannel_logout_session_required: boolean
   grant_types: string[]
   token_endpoint_auth_method: string
   pkce_required: boolean
@@ -47,6 +56,9 @@ export interface NewClient {
   name: string
   redirectUris: readonly string[]
   postLogoutRedirectUris?: readonly string[]
+  backchannelLogoutUri?: string | undefined
+  /** It takes no notice that does not name a session. */
+  backchannelLogoutSessionRequired?: boolean
   grantTypes: readonly GrantType[]
   authMethod: AuthMethod
   environment: Environment
@@ -57,18 +69,25 @@ export interface NewClient {
 
 const CACHE_MS = 5_000
 
-export function createClients(db: Db): Clients {
+/** Says what is wrong with an address that we are to call, in words that follow it. */
+export interface Callable {
+  problem(url: string): string | undefined
+}
+
+/** @param revocations where a client's end is told */
+export function createClients(db: Db, revocations: RevocationList, callable: Callable): Clients {
   const cache: RowCache<ClientRow | undefined> = createRowCache(CACHE_MS)
   return {
     find: async (id) => (isClientId(id) ? cache.get(id, () => reading(store.findClient(db, id))) : undefined),
     async list() {
       return (await store.listClients(db)).map(present)
     },
-    create: (input) => createClient(db, input),
+    create: (input) => createClient(db, callable, input),
     async delete(id, by) {
-      await transact(db, async (trx) => {
+      await revocations.change(async (trx, revoke) => {
         if (!(await store.deleteClient(trx, id)))
           throw new AppError('not_found', { detail: `There is no client ${id}.` })
+        revoke({ subject: id, closed: true })
         await record(trx, { event: 'client.deleted', status: 'pass', ...by, clientId: id })
       })
       cache.forget(id)
@@ -77,8 +96,12 @@ export function createClients(db: Db): Clients {
 }
 
 /** @throws {AppError} `invalid_request` for metadata that does not fit together */
-async function createClient(db: Db, input: NewClient & By): Promise<Client & { client_secret: Secret | null }> {
-  const problem = clientProblem(input) ?? (await keySetProblem(input.jwks))
+async function createClient(
+  db: Db,
+  callable: Callable,
+  input: NewClient & By,
+): Promise<Client & { client_secret: Secret | null }> {
+  const problem = clientProblem(input) ?? logoutProblem(callable, input) ?? (await keySetProblem(input.jwks))
   if (problem !== undefined) throw new AppError('invalid_request', { detail: `${problem}.` })
   const secret = input.authMethod.startsWith('client_secret') ? randomSecret() : null
   const row = {
@@ -137,6 +160,16 @@ function clientProblem(input: NewClient): string | undefined {
     .find((found) => found !== undefined)
 }
 
+function logoutProblem(callable: Callable, input: NewClient): string | undefined {
+  const { backchannelLogoutUri: uri, backchannelLogoutSessionRequired: needsSid } = input
+  if (uri === undefined)
+    return needsSid === true ? 'Only a client with a back-channel logout URI can ask for sid' : undefined
+  if (!input.grantTypes.includes('authorization_code'))
+    return 'A back-channel logout URI is of no use without the grant authorization_code'
+  const problem = callable.problem(uri)
+  return logoutUriProblem(uri) ?? (problem && `${quote(uri)} ${problem}`)
+}
+
 const ALGORITHM_OF_TYPE: Record<string, string> = { RSA: 'RS256', EC: 'ES256', OKP: 'EdDSA' }
 const PRIVATE_MEMBERS = ['d', 'p', 'q', 'dp', 'dq', 'qi', 'oth', 'k', 'priv']
 
@@ -161,6 +194,12 @@ function metadataOf(input: NewClient): Record<string, unknown> {
   return {
     redirect_uris: [...input.redirectUris],
     ...(input.postLogoutRedirectUris?.length ? { post_logout_redirect_uris: [...input.postLogoutRedirectUris] } : {}),
+    ...(input.backchannelLogoutUri === undefined
+      ? {}
+      : {
+          backchannel_logout_uri: input.backchannelLogoutUri,
+          backchannel_logout_session_required: input.backchannelLogoutSessionRequired ?? false,
+        }),
     grant_types: [...input.grantTypes],
     response_types: redirects ? ['code'] : [],
     application_type: applicationType(input.redirectUris),
@@ -180,6 +219,9 @@ export function present(row: ClientRow): Client {
     environment: row.environment,
     redirect_uris: list('redirect_uris'),
     post_logout_redirect_uris: list('post_logout_redirect_uris'),
+    backchannel_logout_uri:
+      row.metadata.backchannel_logout_uri === undefined ? null : String(row.metadata.backchannel_logout_uri),
+    backchannel_logout_session_required: row.metadata.backchannel_logout_session_required === true,
     grant_types: list('grant_types'),
     token_endpoint_auth_method: String(row.metadata.token_endpoint_auth_method),
     pkce_required: row.pkce_required,

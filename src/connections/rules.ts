@@ -1,7 +1,7 @@
 // When a connection may still be used, what a presented refresh token means, and what an approval adds. Pure.
 import { mayConnect } from '../organizations/rules.ts'
 import { grantableScopes, type ResourceServer } from '../resource-servers/rules.ts'
-import type { Approved, WorkspaceRole } from '../store/tables.ts'
+import type { Approved, Environment, WorkspaceRole } from '../store/tables.ts'
 import type { ConnectionFacts } from './store.ts'
 
 export type Unusable =
@@ -29,6 +29,17 @@ export function isVersionGood(
   version: number,
 ): boolean {
   return facts.closedAt === null && version >= facts.floor && version <= facts.version
+}
+
+/** Whether tokens of a connection are good at an API: its environment is served, and a scope of it was approved. */
+export function countsAt(
+  server: Pick<ResourceServer, 'identifier' | 'environments'>,
+  connection: { environment: Environment; approved: Approved },
+): boolean {
+  return (
+    server.environments.includes(connection.environment) &&
+    words(connection.approved.resources?.[server.identifier]).size > 0
+  )
 }
 
 export interface PresentedRefreshToken {

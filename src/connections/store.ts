@@ -19,7 +19,7 @@ export interface ConnectionFacts {
   closedAt: Date | null
   workspaceArchived: boolean
   clientDeleted: boolean
-  user: { email: string; name: string; suspendedAt: Date | null } | undefined
+  user: { email: string; name: string; suspendedAt: Date | null; sessionsNotBefore: Date | null } | undefined
   /** The role that counts in the workspace. */
   role: WorkspaceRole | undefined
   /** Both roles as they stand in their rows: what the issuing transaction locks and compares. */
@@ -45,6 +45,7 @@ export interface FactsRow {
   email: string | null
   name: string | null
   suspended_at: Date | null
+  sessions_not_before: Date | null
   workspace_role: WorkspaceRole | null
   organization_role: OrganizationRole | null
   read_at: Date
@@ -53,7 +54,7 @@ export interface FactsRow {
 /** What `toFacts` reads, of connections as c with their joins. */
 export const FACTS = sql`c.id, c.user_id, c.client_id, c.workspace_id, c.organization_id, c.environment, c.version, c.floor,
   c.approved, c.closed_at, w.archived_at, cl.deleted_at as client_deleted_at, u.email, u.name, u.suspended_at,
-  m.role as workspace_role, om.role as organization_role, clock_timestamp() as read_at`
+  u.sessions_not_before, m.role as workspace_role, om.role as organization_role, clock_timestamp() as read_at`
 
 /** Each by its primary key, from one connection. */
 export const FACTS_JOINS = sql`
@@ -80,7 +81,12 @@ export function toFacts(row: FactsRow): ConnectionFacts {
     user:
       row.email === null || row.name === null
         ? undefined
-        : { email: row.email, name: row.name, suspendedAt: row.suspended_at },
+        : {
+            email: row.email,
+            name: row.name,
+            suspendedAt: row.suspended_at,
+            sessionsNotBefore: row.sessions_not_before,
+          },
     role: effectiveRole(row.workspace_role, row.organization_role),
     workspaceRole: row.workspace_role,
     organizationRole: row.organization_role,
@@ -180,24 +186,96 @@ export function lockConnection(trx: Trx, id: string) {
     .executeTakeFirst()
 }
 
-/** Open connections of a workspace, oldest first. By connections_by_workspace. */
-export function listOpenInWorkspace(executor: Executor, workspaceId: WorkspaceId) {
+/** Locks a person's open connections in these workspaces, to change them. In one order, so that nobody waits in a circle. */
+export function lockOpenOfPersonIn(trx: Trx, userId: UserId, workspaceIds: readonly WorkspaceId[]) {
+  return trx
+    .selectFrom('connections')
+    .selectAll()
+    .where('user_id', '=', userId) // connections_one_open_a_person
+    .where('workspace_id', '=', sql<WorkspaceId>`any(${[...workspaceIds]}::text[])`)
+    .where('closed_at', 'is', null)
+    .orderBy('id')
+    .forUpdate()
+    .execute()
+}
+
+/** The same, wherever they are. */
+export function lockOpenOfPersonAnywhere(trx: Trx, userId: UserId) {
+  return trx
+    .selectFrom('connections')
+    .selectAll()
+    .where('user_id', '=', userId) // connections_one_open_a_person
+    .where('closed_at', 'is', null)
+    .orderBy('id')
+    .forUpdate()
+    .execute()
+}
+
+/** What lists show of connections that are open, oldest first, each with the latest use of any of its versions. */
+function open(executor: Executor) {
   return executor
     .selectFrom('connections as c')
     .innerJoin('clients as cl', 'cl.id', 'c.client_id')
+    .innerJoin('workspaces as w', 'w.id', 'c.workspace_id')
+    .innerJoin('organizations as o', 'o.id', 'c.organization_id')
+    .leftJoinLateral(
+      (from) =>
+        from
+          .selectFrom('connection_versions as v')
+          .select(['v.last_used_at', 'v.last_used_address', 'v.last_used_agent'])
+          .whereRef('v.connection_id', '=', 'c.id') // primary key
+          .orderBy('v.last_used_at', 'desc')
+          .limit(1)
+          .as('last'),
+      (join) => join.onTrue(),
+    )
     .select([
       'c.id',
       'c.user_id',
       'c.client_id',
       'cl.name as client_name',
+      'c.workspace_id',
+      'w.name as workspace_name',
+      'c.organization_id',
+      'o.name as organization_name',
       'c.environment',
       'c.version',
       'c.approved',
       'c.created_at',
+      'last.last_used_at',
+      'last.last_used_address',
+      'last.last_used_agent',
+      sql<Date>`clock_timestamp()`.as('now'),
     ])
-    .where('c.workspace_id', '=', workspaceId)
     .where('c.closed_at', 'is', null)
+    .where('cl.deleted_at', 'is', null)
+    .where('w.archived_at', 'is', null)
     .orderBy('c.created_at')
+    .orderBy('c.id')
+}
+
+/** By connections_by_workspace. */
+export function listOpenInWorkspace(executor: Executor, workspaceId: WorkspaceId) {
+  return open(executor).where('c.workspace_id', '=', workspaceId).execute()
+}
+
+/** What a person approved themselves, wherever. By connections_one_open_a_person. */
+export function listOpenOfPersonAnywhere(executor: Executor, userId: UserId) {
+  return open(executor).where('c.user_id', '=', userId).execute()
+}
+
+/** Primary key. */
+export function findOpen(executor: Executor, id: ConnectionId) {
+  return open(executor).where('c.id', '=', id).executeTakeFirst()
+}
+
+/** The versions that were used, newest first. By primary key. */
+export function listUsedVersions(executor: Executor, id: ConnectionId) {
+  return executor
+    .selectFrom('connection_versions')
+    .selectAll()
+    .where('connection_id', '=', id)
+    .orderBy('version', 'desc')
     .execute()
 }
 

@@ -54,8 +54,63 @@ const FAILURES: Partial<Record<AppError['code'], Said>> = {
   },
   not_found: {
     title: 'There is nothing here',
-    lede: 'The address may be incomplete, or the page may have moved.',
-    steps: ['Check the address.'],
+    lede: 'The address may be incomplete, or it is of a place where you are not a member.',
+    steps: ['Check the address.', 'If somebody sent it to you, ask them to add you, or sign in as whom they added.'],
+  },
+  role_too_low: {
+    title: 'Your role does not allow this',
+    lede: 'You are a member here, but this page is for those who manage the place. Nothing has changed.',
+    steps: ['Ask an admin or owner to do it, or to change your role.'],
+  },
+  policy_forbids: {
+    title: 'The token policy does not allow this',
+    lede: 'Admins of this workspace have said which tokens it allows. Nothing has changed.',
+    steps: ['Connect the tool by signing in, where it offers that.', 'Otherwise ask an admin about the token policy.'],
+  },
+  conflict: {
+    title: 'Somebody was here first',
+    lede: 'What you wanted to change is no longer as you saw it. Nothing has changed.',
+    steps: ['Go back, load the page again, and look at what it says now.'],
+  },
+  last_owner: {
+    title: 'There must be an owner left',
+    lede: 'This would leave the place without one. Nothing has changed.',
+    steps: ['Make somebody else an owner first, then do this again.'],
+  },
+  wrong_credential: {
+    title: 'You cannot do this here',
+    lede: 'This address is for programs, or for another kind of sign-in. Nothing has changed.',
+    steps: ['Go back to the page that you came from.'],
+  },
+  unauthorized: {
+    title: 'You are not signed in',
+    lede: 'Your session has ended, or it was ended elsewhere. Nothing has changed.',
+    steps: ['Sign in, then open the page again.'],
+  },
+  recent_sign_in_required: {
+    title: 'Sign in once more',
+    lede: 'This makes or ends a way in, and your last sign-in is more than ten minutes ago. Nothing has changed.',
+    steps: ['Sign in again, then repeat it.'],
+  },
+  too_many_requests: {
+    title: 'Too many tries',
+    lede: 'To be safe, this address answers nothing more from you for a little while.',
+    steps: ['Wait a few minutes, then try once more.'],
+  },
+  invalid_request: {
+    title: 'This form cannot be read',
+    lede: 'Something in it is missing, or not as our page made it. Nothing has changed.',
+    steps: ['Go back, load the page again, and fill in the form anew.'],
+  },
+  payload_too_large: {
+    title: 'That is too much at once',
+    lede: 'What was sent is longer than anything this page asks for. Nothing has changed.',
+    steps: ['Go back and send less.'],
+  },
+  method_not_allowed: {
+    title: 'This page cannot be opened that way',
+    lede: 'It takes what a form of ours sends, and nothing else. Nothing has changed.',
+    steps: ['Go back to the page with the form, and send it from there.'],
   },
   unavailable: {
     title: 'Busy for a moment',

@@ -15,6 +15,8 @@ export interface SignInPage extends PageFrame {
   csrf: string
   /** Where the person goes afterwards. An unverified client's host, not the name it gives itself. */
   clientName?: string | undefined
+  /** Signed in already: what comes next asks for it once more. */
+  isAgain?: boolean | undefined
   /** Refilled after a try that failed. */
   email?: string | undefined
   /** Why the last try failed, one sentence. Never says which of the two fields was wrong. */
@@ -90,6 +92,27 @@ export interface SignedOutPage extends PageFrame {
   clientName?: string | undefined
   /** The person chose to stay: nothing has ended. */
   stillSignedIn?: boolean | undefined
+  /** Every session ended, not this browser's alone. */
+  everywhere?: { connections: string | undefined; isTold: boolean } | undefined
+}
+
+export interface InvitationPage extends PageFrame {
+  organizationName: string
+  /** Undefined for an invitation to the organization itself. */
+  workspaceName: string | undefined
+  role: string
+  /** The invited one. */
+  email: string
+  /** What the visitor can do: join with the account they are signed in with, switch it, sign in, or open one. */
+  state: 'accept' | 'other_person' | 'sign_in' | 'join'
+  signedInAs: string | undefined
+  acceptAction: string
+  joinAction: string
+  signInHref: string
+  sessionCsrf: string
+  csrf: string
+  error?: string | undefined
+  name?: string | undefined
 }
 
 export interface HomePage extends PageFrame {
@@ -145,6 +168,7 @@ export interface Pages {
   error(data: ErrorPage): string
   signOut(data: SignOutPage): string
   signedOut(data: SignedOutPage): string
+  invitation(data: InvitationPage): string
   home(data: HomePage): string
   tour(data: TourPage): string
 }
@@ -161,7 +185,14 @@ export function createPages(options: { viewsDir: string; assets: Pick<Assets, 'h
     error: (data) => render('error', data, { when: moment(data.time), backHref: safeHref(data.back?.href) }),
     signOut: (data) => render('sign-out', data),
     signedOut: (data) =>
-      render('signed-out', data, { title: data.stillSignedIn ? 'You are still signed in' : 'You are signed out' }),
+      render('signed-out', data, {
+        title: data.everywhere
+          ? 'You are signed out everywhere'
+          : data.stillSignedIn
+            ? 'You are still signed in'
+            : 'You are signed out',
+      }),
+    invitation: (data) => render('invitation', data, { article: /^[aeiou]/.test(data.role) ? 'an' : 'a' }),
     home: (data) => render('home', data, { tour: safeHref(data.tourHref) }),
     tour: (data) => render('try', data, tourView(data)),
   }

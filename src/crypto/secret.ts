@@ -1,5 +1,5 @@
 // Values that must never be printed. A secret in clear and what is stored of it are different types (style: secrets as types).
-import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
+import { createHash, hash, randomBytes, timingSafeEqual } from 'node:crypto'
 import { inspect } from 'node:util'
 
 const HIDDEN = '[secret]'
@@ -35,7 +35,13 @@ export type SecretDigest = string & { readonly __brand: 'SecretDigest' }
 /** The stored form of a bearer value. Fast on purpose: only for values with at least 128 random bits. */
 export function digestOf(value: string): SecretDigest {
   // The brand is made here and nowhere else.
-  return createHash('sha256').update(value).digest('base64url') as SecretDigest
+  return hash('sha256', value, 'base64url') as SecretDigest
+}
+
+/** Whether this is the value behind a digest, without telling by time where they differ. */
+export function isBehind(digest: string, value: string): boolean {
+  const [kept, given] = [Buffer.from(digest), Buffer.from(digestOf(value))]
+  return kept.length === given.length && timingSafeEqual(kept, given)
 }
 
 /** Compares two strings of any length without telling by time where they differ. */

@@ -1,5 +1,6 @@
 // The one place where a failure becomes an answer: an OAuth error, problem+json, or a page, as the address speaks.
 import type { Context, Middleware } from 'koa'
+import type { RequestInfo } from '../audit/service.ts'
 import { AppError, describeError } from '../errors.ts'
 import { isUnavailable, isUnstorableText } from '../store/database.ts'
 import { EphemeralUnavailable } from '../store/ephemeral.ts'
@@ -29,7 +30,7 @@ export function catchErrors(deps: { log: Log; pages: ErrorPages; formOf: (ctx: C
       refuseUnanswered(ctx)
     } catch (caught) {
       const error = toAppError(caught)
-      logFailure(deps.log, ctx, error)
+      logFailure(deps.log, requestInfo(ctx), error)
       clearAnswer(ctx)
       answer(ctx, error, deps.formOf(ctx), deps.pages)
     }
@@ -44,9 +45,9 @@ function refuseUnanswered(ctx: Context): void {
     throw new AppError('method_not_allowed', { allow: ctx.response.get('Allow').split(', ') })
 }
 
-function logFailure(log: Log, ctx: Context, error: AppError): void {
+export function logFailure(log: Log, { traceId }: RequestInfo, error: AppError): void {
   if (error.status < 500) return
-  const fields = { trace_id: requestInfo(ctx).traceId, err: error.cause ?? error }
+  const fields = { trace_id: traceId, err: error.cause ?? error }
   if (error.code === 'unavailable') log.warn(fields, 'unavailable')
   else log.error(fields, 'server error')
 }
@@ -59,17 +60,28 @@ function clearAnswer(ctx: Context): void {
 
 function answer(ctx: Context, error: AppError, form: AnswerForm, pages: ErrorPages): void {
   ctx.status = error.status
-  ctx.set('Cache-Control', 'no-store')
-  if (error.retryAfterSeconds !== undefined) ctx.set('Retry-After', String(error.retryAfterSeconds))
-  if (error.allow !== undefined) ctx.set('Allow', error.allow.join(', '))
+  ctx.set(failureHeaders(error))
   if (form === 'page') {
     pages.failure(ctx, error)
   } else if (form === 'oauth') {
-    ctx.body = { error: describeError(error.code).oauth ?? 'invalid_request', error_description: error.detail }
+    ctx.body = oauthError(error)
   } else {
     ctx.body = JSON.stringify(problem(error, requestInfo(ctx).traceId))
     ctx.type = 'application/problem+json'
   }
+}
+
+export function failureHeaders({ retryAfterSeconds, allow }: AppError): Record<string, string> {
+  return {
+    'Cache-Control': 'no-store',
+    ...(retryAfterSeconds === undefined ? {} : { 'Retry-After': String(retryAfterSeconds) }),
+    ...(allow === undefined ? {} : { Allow: allow.join(', ') }),
+  }
+}
+
+/** RFC 6749 §5.2. */
+export function oauthError(error: AppError): { error: string; error_description: string } {
+  return { error: describeError(error.code).oauth ?? 'invalid_request', error_description: error.detail }
 }
 
 /** RFC 9457. */

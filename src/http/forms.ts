@@ -27,25 +27,33 @@ export function field(ctx: Context, name: string): string {
   return value
 }
 
+/** All values of a field, in the order of the form: as many as there are checked boxes of that name. */
+export function fields(ctx: Context, name: string): string[] {
+  return new URLSearchParams(ctx.request.rawBody).getAll(name)
+}
+
 /**
  * Refuses a POST from another site: by Sec-Fetch-Site where the browser sends it, else by Origin. A request with
  * neither is no browser's, or an old one's: the form's own token decides.
  */
 export function sameOrigin(issuer: string): Middleware {
   return async (ctx, next) => {
-    if (ctx.method === 'POST') {
-      const site = ctx.get('sec-fetch-site')
-      const origin = ctx.get('origin')
-      const foreign = site !== '' ? site !== 'same-origin' : origin !== '' && origin !== issuer
-      if (foreign) throw new AppError('forbidden_origin')
-    }
+    if (ctx.method === 'POST' && isForeign(ctx, issuer)) throw new AppError('forbidden_origin')
     await next()
   }
+}
+
+export function isForeign(ctx: Context, issuer: string): boolean {
+  const site = ctx.get('sec-fetch-site')
+  const origin = ctx.get('origin')
+  return site !== '' ? site !== 'same-origin' : origin !== '' && origin !== issuer
 }
 
 /** Tokens that a form carries back: bound to what the form is for. */
 export interface FormTokens {
   issue(purpose: string): string
+  /** Whether what came back is what was issued, in constant time. */
+  isIssued(issued: string, given: string): boolean
   /** @throws {AppError} `forbidden_origin` */
   check(ctx: Context, purpose: string): void
 }
@@ -54,6 +62,7 @@ export function createFormTokens(key: Buffer): FormTokens {
   const issue = (purpose: string) => hmac(key, 'form', purpose)
   return {
     issue,
+    isIssued: equalInConstantTime,
     check(ctx, purpose) {
       if (!equalInConstantTime(issue(purpose), field(ctx, 'csrf'))) throw new AppError('forbidden_origin')
     },

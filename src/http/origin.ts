@@ -13,23 +13,23 @@ const HOSTLESS = new Set(['/healthz', '/readyz'])
 export function createOriginPin(issuer: string, trustedProxies: readonly string[]): OriginPin {
   const { host, protocol, port } = new URL(issuer)
   const accepted = new Set([host, port === '' ? `${host}:${protocol === 'https:' ? 443 : 80}` : host])
-  const isTrusted = createRangeCheck(trustedProxies)
+  const sideOf = createRangeCheck(trustedProxies)
 
   return (request) => {
     const { headers } = request
     if (request.url === undefined || !request.url.startsWith('/')) {
       throw new AppError('invalid_request', { detail: 'The request line must hold a path.' })
     }
-    if (request.rawHeaders.filter((text, index) => index % 2 === 0 && text.toLowerCase() === 'host').length !== 1) {
+    if (countHosts(request.rawHeaders) !== 1) {
       throw new AppError('invalid_request', { detail: 'The request must have one Host header.' })
     }
     const peer = request.socket.remoteAddress ?? ''
-    const fromProxy = isTrusted(peer)
+    const fromProxy = sideOf(peer) === 'proxy'
     const named = (fromProxy ? headers['x-forwarded-host'] : undefined) ?? headers.host
     if (!accepted.has(String(named).toLowerCase()) && !HOSTLESS.has(request.url)) {
       throw new AppError('wrong_host', { detail: `This server answers for ${host} only: open ${issuer}` })
     }
-    const client = fromProxy ? lastUntrusted(headers['x-forwarded-for'], peer, isTrusted) : peer
+    const client = fromProxy ? lastUntrusted(headers['x-forwarded-for'], peer, sideOf) : peer
     for (const name of ['forwarded', 'x-forwarded-host', 'x-forwarded-port', 'x-forwarded-prefix', 'x-real-ip'])
       delete headers[name]
     headers.host = host
@@ -38,28 +38,54 @@ export function createOriginPin(issuer: string, trustedProxies: readonly string[
   }
 }
 
+/** Names and values in turn, as they came. */
+function countHosts(rawHeaders: readonly string[]): number {
+  let count = 0
+  for (let index = 0; index < rawHeaders.length; index += 2) {
+    const name = rawHeaders[index]
+    if (name?.length === 4 && name.toLowerCase() === 'host') count++
+  }
+  return count
+}
+
 /** The right-most address that is not one of our proxies: what stands left of it the client may have made up. */
 function lastUntrusted(
   forwardedFor: string | string[] | undefined,
   peer: string,
-  isTrusted: (address: string) => boolean,
+  sideOf: (address: string) => Side,
 ): string {
   const chain = String(forwardedFor ?? '')
     .split(',')
     .map((part) => part.trim())
-    .filter((part) => ipaddr.isValid(part))
-  return chain.reverse().find((address) => !isTrusted(address)) ?? chain.at(-1) ?? peer
+    .filter((part) => sideOf(part) !== 'nowhere')
+  return chain.reverse().find((address) => sideOf(address) === 'outside') ?? chain.at(-1) ?? peer
 }
 
-function createRangeCheck(ranges: readonly string[]): (address: string) => boolean {
+/** Where an address stands: one of our proxies, somebody else, or no address at all. */
+type Side = 'proxy' | 'outside' | 'nowhere'
+
+const MOST_KNOWN = 1_000
+
+function createRangeCheck(ranges: readonly string[]): (address: string) => Side {
   const parsed = ranges.map((range) => {
     if (range.includes('/')) return ipaddr.parseCIDR(range)
     const address = ipaddr.process(range)
     return [address, address.kind() === 'ipv4' ? 32 : 128] as const
   })
-  return (text) => {
-    if (!ipaddr.isValid(text)) return false
+  const judge = (text: string): Side => {
+    if (!ipaddr.isValid(text)) return 'nowhere'
     const address = ipaddr.process(text)
-    return parsed.some(([network, bits]) => address.kind() === network.kind() && address.match([network, bits]))
+    const isOurs = parsed.some(([network, bits]) => address.kind() === network.kind() && address.match([network, bits]))
+    return isOurs ? 'proxy' : 'outside'
+  }
+  // The same addresses ask again and again, and parsing one costs more than all else here.
+  const known = new Map<string, Side>()
+  return (text) => {
+    const found = known.get(text)
+    if (found !== undefined) return found
+    const side = judge(text)
+    if (known.size >= MOST_KNOWN) known.clear()
+    known.set(text, side)
+    return side
   }
 }

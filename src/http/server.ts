@@ -1,11 +1,11 @@
 // The HTTP server around the application: limits, the pinned origin, request log, health, assets, errors.
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http'
 import Koa, { type Context, type Middleware } from 'koa'
 import { AppError } from '../errors.ts'
 import type { Assets } from './assets.ts'
 import { type AnswerForm, catchErrors, type ErrorPages, problem, toAppError } from './errors.ts'
 import { sameOrigin } from './forms.ts'
-import type { Log } from './log.ts'
+import { type Log, logRequest } from './log.ts'
 import type { OriginPin } from './origin.ts'
 import { policyOnAllHtml, securityHeaders } from './security-headers.ts'
 import { describeRequest, traceIdOf } from './trace.ts'
@@ -23,6 +23,8 @@ export interface ApplicationDeps {
   /** How each address speaks of failures. */
   formOf: (ctx: Context) => AnswerForm
   health: Health
+  /** Rejects while nothing that the database says can be trusted. */
+  requireSound: () => Promise<void> | undefined
   /** What answers, in order. */
   routes: readonly Middleware[]
 }
@@ -44,14 +46,20 @@ export function createApplication(deps: ApplicationDeps): Koa {
   app.use(answerHealth(deps.health))
   app.use(serveAssets(deps.assets))
   app.use(sameOriginPages(deps.issuer))
+  app.use(refuseUnlessSound(deps.requireSound))
   for (const route of deps.routes) app.use(route)
   return app
 }
 
-/** Listens for requests, pins the origin of each, and hands it on. */
+/**
+ * Listens for requests, pins the origin of each, and hands it on.
+ *
+ * @param challenge what a refused bearer value is told (WWW-Authenticate), also where it is no HTTP
+ */
 export function createHttpServer(
   pin: OriginPin,
   handler: (request: IncomingMessage, response: ServerResponse) => void,
+  challenge: string,
 ): Server {
   const take = (request: IncomingMessage, response: ServerResponse) => {
     try {
@@ -63,8 +71,19 @@ export function createHttpServer(
   }
   const server = createServer({ headersTimeout: HEADERS_TIMEOUT_MS, requestTimeout: REQUEST_TIMEOUT_MS }, take)
   server.on('checkExpectation', take) // an expectation that nobody knows is no reason to answer without our headers
-  server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
-    if (socket.writable) socket.end(notHttp(error.code === 'HPE_HEADER_OVERFLOW'))
+  server.on('clientError', (error: NodeJS.ErrnoException & { rawPacket?: Buffer }, socket) => {
+    if (!socket.writable) return
+    const refusal = new AppError(
+      presentsBearer(error.rawPacket)
+        ? 'unauthorized'
+        : error.code === 'HPE_HEADER_OVERFLOW'
+          ? 'headers_too_large'
+          : 'invalid_request',
+    )
+    socket.end(inWords(refusal, challenge))
+    // Whoever is still sending would otherwise lose the answer to a reset: the rest is read and thrown away for a moment.
+    socket.resume()
+    setTimeout(() => socket.destroy(), UNREAD_REST_MS).unref()
   })
   return server
 }
@@ -87,41 +106,43 @@ const closeAfterUnread: Middleware = async (ctx, next) => {
   if (!ctx.req.complete) ctx.set('Connection', 'close')
 }
 
+const UNREAD_REST_MS = 1_000
+
+/** What no header can hold, too long, folded or with a control character, is no credential, and is told what every wrong one is. */
+const IMPOSSIBLE_BEARER =
+  /\nauthorization:[ \t]*bearer(?:[^\r\n]{8000}|[^\r\n]*(?:\n|\r(?!\n)|\r\n[ \t]|(?![\r\n\t])\p{Cc}))/iu
+
+function presentsBearer(packet: Buffer | undefined): boolean {
+  return packet !== undefined && IMPOSSIBLE_BEARER.test(packet.toString('latin1'))
+}
+
 /** What is no HTTP, or too long to be read, has no request to answer: the words go straight into the socket. */
-function notHttp(isTooLong: boolean): string {
+function inWords(error: AppError, challenge: string): string {
   const traceId = traceIdOf(() => '')
-  const body = JSON.stringify(problem(new AppError(isTooLong ? 'headers_too_large' : 'invalid_request'), traceId))
+  const body = JSON.stringify(problem(error, traceId))
   return [
-    `HTTP/1.1 ${isTooLong ? '431 Request Header Fields Too Large' : '400 Bad Request'}`,
+    `HTTP/1.1 ${error.status} ${STATUS_CODES[error.status]}`,
     'Connection: close',
+    'Cache-Control: no-store',
     'Content-Type: application/problem+json',
     `Content-Length: ${Buffer.byteLength(body)}`,
+    ...(error.code === 'unauthorized' ? [`WWW-Authenticate: ${challenge}`] : []),
     `X-Trace-Id: ${traceId}`,
     '',
     body,
   ].join('\r\n')
 }
 
-/** One line a request: its route's template, never its path or query; the workspace where one is known. */
 function logRequests(log: Log): Middleware {
   return async (ctx, next) => {
-    const request = describeRequest(ctx)
+    const request = describeRequest((name) => ctx.get(name), ctx.ip)
     ctx.state.request = request
     ctx.set('X-Trace-Id', request.traceId)
     const startedAt = performance.now()
     await next()
-    log.info(
-      {
-        trace_id: request.traceId,
-        profile_id: request.profileId,
-        workspace_id: ctx.state.workspaceId,
-        method: ctx.method,
-        route: routeTemplate(ctx),
-        status: ctx.status,
-        duration_ms: Math.round((performance.now() - startedAt) * 10) / 10,
-      },
-      'request',
-    )
+    const { method, status } = ctx
+    const { workspaceId } = ctx.state
+    logRequest(log, request, { workspaceId, method, route: routeTemplate(ctx), status, startedAt })
   }
 }
 
@@ -166,10 +187,27 @@ function serveAssets(assets: Assets): Middleware {
   }
 }
 
+function refuseUnlessSound(requireSound: () => Promise<void> | undefined): Middleware {
+  return async (_ctx, next) => {
+    await requireSound()
+    await next()
+  }
+}
+
 /** Machines post with credentials of their own; every other POST is a form of ours. */
-const MACHINE_POSTS = new Set(['/token', '/par', '/introspect', '/revoke', '/userinfo', '/authorize', '/logout'])
+const MACHINE_POSTS = new Set([
+  '/token',
+  '/par',
+  '/introspect',
+  '/introspect/uses',
+  '/revoke',
+  '/userinfo',
+  '/authorize',
+  '/logout',
+])
 
 function sameOriginPages(issuer: string): Middleware {
   const guard = sameOrigin(issuer)
-  return (ctx, next) => (MACHINE_POSTS.has(ctx.path) ? next() : guard(ctx, next))
+  // The JSON API asks a browser for more than that, and nobody else for anything.
+  return (ctx, next) => (MACHINE_POSTS.has(ctx.path) || ctx.path.startsWith('/api/') ? next() : guard(ctx, next))
 }

@@ -8,10 +8,13 @@ import { isVersionGood, judgeRefresh, whyUnusable } from '../connections/rules.t
 import type { ConnectionReads } from '../connections/service.ts'
 import type { ConnectionFacts } from '../connections/store.ts'
 import type { ServerKey } from '../crypto/keys.ts'
-import { digestOf } from '../crypto/secret.ts'
+import { digestOf, type SecretDigest } from '../crypto/secret.ts'
 import { findConsumedCode } from '../families/store.ts'
+import type { UserId } from '../ids.ts'
+import { isClientSessionOpen } from '../logout/service.ts'
 import { type Db, reading } from '../store/database.ts'
 import type { EphemeralStore } from '../store/ephemeral.ts'
+import { TOKEN_EXCHANGE } from './token-exchange.ts'
 import { isOpaqueAccessToken, isRefreshToken } from './token-values.ts'
 import { currentUnit, type UnitOfWork } from './unit-of-work.ts'
 
@@ -58,8 +61,11 @@ function clientAdapter(deps: AdapterDeps): Adapter {
 
 /** A client as the library reads it: RFC 7591 names, and ours for what it does not know. */
 function clientMetadata(row: ClientRow): AdapterPayload {
+  const { grant_types: grants } = row.metadata
   return {
     ...row.metadata,
+    // Ours, and unknown to the library, which would refuse the whole client for it.
+    grant_types: Array.isArray(grants) ? grants.filter((grant) => grant !== TOKEN_EXCHANGE) : [],
     client_id: row.id,
     client_name: row.name,
     ...(row.secret_digest === null ? {} : { client_secret: row.secret_digest }), // compared by compareClientSecret
@@ -166,18 +172,19 @@ function ephemeralAdapter(deps: AdapterDeps, kind: string): Adapter {
 }
 
 function authorizationCodeAdapter(deps: AdapterDeps): Adapter {
+  const entries = ephemeralAdapter(deps, 'AuthorizationCode')
   return {
-    ...ephemeralAdapter(deps, 'AuthorizationCode'),
+    ...entries,
+    async upsert(value, payload, ttlSeconds) {
+      noteClientSession(payload)
+      return entries.upsert(value, payload, ttlSeconds)
+    },
     async find(value) {
       const unit = currentUnit()
       const digest = digestOf(value)
       const found = await findEphemeral(deps, 'AuthorizationCode', digest)
-      if (found === undefined) {
-        // Its payload is gone; that it was redeemed is remembered longer, and a replay still ends what came of it.
-        const consumed = await reading(findConsumedCode(deps.db, digest))
-        if (consumed !== undefined && consumed.client_id === deps.clientId()) {
-          unit.ending = { connectionId: consumed.connection_id, familyId: consumed.family_id, reason: 'code_replayed' }
-        }
+      if (found === undefined || !(await isTold(deps.db, found.payload))) {
+        await noteReplay(deps.db, digest, deps.clientId())
         return undefined
       }
       unit.code = digest
@@ -186,6 +193,36 @@ function authorizationCodeAdapter(deps: AdapterDeps): Adapter {
     async consume() {
       currentUnit().consumed = true
     },
+  }
+}
+
+/** False when the browser was signed out after the code was made: a client that is told of logouts has heard of it, or soon will. */
+async function isTold(db: Db, { clientId, sid }: AdapterPayload): Promise<boolean> {
+  return sid === undefined || isClientSessionOpen(db, clientId ?? '', sid)
+}
+
+/**
+ * A code that can be used no more: its payload is gone, or its session. That it was redeemed is remembered longer, and a
+ * replay still ends what came of it.
+ */
+export async function noteReplay(db: Db, digest: SecretDigest, clientId: string | undefined): Promise<void> {
+  const consumed = await reading(findConsumedCode(db, digest))
+  if (consumed === undefined || consumed.client_id !== clientId) return
+  const { connection_id: connectionId, family_id: familyId } = consumed
+  currentUnit().ending = { connectionId, familyId, reason: 'code_replayed' }
+}
+
+/** A client that is told of logouts learns with the code which session it is. */
+function noteClientSession(payload: AdapterPayload): void {
+  const { clientId, sid, accountId, sessionUid, authTime } = payload
+  if (clientId === undefined || sid === undefined || accountId === undefined || sessionUid === undefined) return
+  const userId = accountId as UserId // a code is no one else's
+  currentUnit().clientSession = {
+    clientId,
+    sid,
+    userId,
+    sessionDigest: digestOf(sessionUid),
+    signedInAt: authTime ?? 0,
   }
 }
 

@@ -2,7 +2,7 @@
 // and /par the library does the same.
 import { createLocalJWKSet, decodeJwt, type JSONWebKeySet, jwtVerify } from 'jose'
 import type { ClientRow, Clients } from '../clients/service.ts'
-import { digestOf, equalInConstantTime } from '../crypto/secret.ts'
+import { isBehind } from '../crypto/secret.ts'
 import type { Db } from '../store/database.ts'
 import { claimReplayId } from './replay.ts'
 
@@ -106,7 +106,7 @@ function subjectOf(assertion: string): string | undefined {
 }
 
 function hasSecret(client: ClientRow, secret: string): boolean {
-  return client.secret_digest !== null && equalInConstantTime(client.secret_digest, digestOf(secret))
+  return client.secret_digest !== null && isBehind(client.secret_digest, secret)
 }
 
 async function hasKey(

@@ -3,12 +3,18 @@
 import type { Context, Middleware } from 'koa'
 import compose from 'koa-compose'
 import type Provider from 'oidc-provider'
+import { present } from '../clients/service.ts'
 import { AppError } from '../errors.ts'
+import { readBody } from '../http/body.ts'
+import type { PostedForm } from '../http/front.ts'
+import { jsonReply, type Reply, sendReply } from '../http/reply.ts'
 import { formTarget, setContentPolicy } from '../http/security-headers.ts'
 import { requestInfo } from '../http/trace.ts'
 import { type AuthenticationDeps, authenticateClient, type Form } from './client-authentication.ts'
 import { OWN_PATHS, PATHS, RESUME_COOKIE } from './provider.ts'
+import { createResourceServerEndpoints, type ResourceServerEndpointsDeps } from './resource-server-endpoints.ts'
 import { type SettleDeps, settle } from './settle.ts'
+import { type ExchangeDeps, exchangeToken, TOKEN_EXCHANGE } from './token-exchange.ts'
 import type { Tokens } from './tokens.ts'
 import { inUnitOfWork, newUnitOfWork, type UnitOfWork } from './unit-of-work.ts'
 
@@ -34,6 +40,8 @@ const ENDPOINTS = new Map<string, Endpoint>([
   [PATHS.jwks, machine('GET', 'HEAD', 'OPTIONS')],
   [OWN_PATHS.introspection, machine('POST')],
   [OWN_PATHS.revocation, machine('POST', 'OPTIONS')],
+  [OWN_PATHS.feed, machine('GET')],
+  [OWN_PATHS.uses, machine('POST')],
   [PATHS.end_session, page('GET', 'POST')],
   [`${PATHS.end_session}/confirm`, page('POST')],
   [`${PATHS.end_session}/success`, page('GET')],
@@ -41,6 +49,7 @@ const ENDPOINTS = new Map<string, Endpoint>([
   ['/.well-known/oauth-authorization-server', machine('GET', 'HEAD', 'OPTIONS')],
 ])
 
+const RESUME_TEMPLATE = `${PATHS.authorization}/:uid`
 const RESUME = new RegExp(`^${PATHS.authorization}/([A-Za-z0-9_-]{1,64})$`)
 
 /** The endpoint at a path; undefined when the path is not the authorization server's. */
@@ -48,45 +57,68 @@ export function endpointAt(path: string): Endpoint | undefined {
   return ENDPOINTS.get(path) ?? (RESUME.test(path) ? page('GET') : undefined)
 }
 
-export interface EndpointsDeps extends SettleDeps, AuthenticationDeps {
-  provider: ProviderHolder
+export interface IntrospectionDeps extends AuthenticationDeps {
   tokens: Tokens
 }
 
+export interface EndpointsDeps extends SettleDeps, IntrospectionDeps, ExchangeDeps, ResourceServerEndpointsDeps {
+  provider: ProviderHolder
+}
+
 export function createEndpoints(deps: EndpointsDeps): Middleware {
+  const answerApi = createResourceServerEndpoints(deps)
   return async (ctx, next) => {
     const endpoint = endpointAt(ctx.path)
     if (endpoint === undefined) return next()
+    ctx.state.route = ENDPOINTS.has(ctx.path) ? ctx.path : RESUME_TEMPLATE
     if (!endpoint.methods.includes(ctx.method)) throw new AppError('method_not_allowed', { allow: endpoint.methods })
-    if (ctx.path === OWN_PATHS.introspection) return introspect(deps, ctx)
+    if (ctx.path === OWN_PATHS.introspection) return sendReply(ctx, await introspect(deps, await readPost(ctx)))
     if (ctx.path === OWN_PATHS.revocation) return revoke(deps, ctx)
+    if (ctx.path === OWN_PATHS.feed || ctx.path === OWN_PATHS.uses) return answerApi(ctx)
     if (ctx.method === 'POST' && (ctx.path === PATHS.authorization || ctx.path === PATHS.end_session))
       return repeatAsGet(ctx)
     if (RESUME.test(ctx.path)) requireResumeCookie(ctx)
+    if (ctx.path === PATHS.token && ctx.method === 'POST' && ctx.is(FORM) === FORM) {
+      const body = await readBody(ctx, MOST_BODY_BYTES)
+      const form = parseForm(body.toString('utf8'))
+      if (form?.get('grant_type') === TOKEN_EXCHANGE) return exchange(deps, ctx, form)
+      replay(ctx.req, body)
+    }
     ctx.req.headers.accept = endpoint.form === 'oauth' ? 'application/json' : 'text/html' // how the library speaks
-    await settled(deps, ctx, async () => {
+    const unit = await settled(deps, ctx, async () => {
       await compose(deps.provider.current.middleware)(ctx, async () => {})
       if (ctx.path === PATHS.end_session) leaveIfSignedOut(ctx)
       if (ctx.path === PATHS.token) nameRefusedGrant(ctx)
+      if (ctx.path.startsWith('/.well-known/')) nameOwnGrant(ctx)
     })
+    if (ctx.status === 200) noteUse(deps, ctx, unit)
   }
 }
 
 /**
  * Runs a part of the library in a unit of work, and settles it before the answer goes out.
  *
+ * @returns the unit, settled
  * @throws whatever kept the library from answering, and `unavailable` when a store could not be written
  */
-export async function settled(deps: SettleDeps, ctx: Context, work: () => Promise<void>): Promise<void> {
+export async function settled(deps: SettleDeps, ctx: Context, work: () => Promise<void>): Promise<UnitOfWork> {
   const unit = newUnitOfWork(requestInfo(ctx))
-  await inUnitOfWork(unit, async () => {
+  return inUnitOfWork(unit, async () => {
     setContentPolicy(ctx)
     await work()
     if (unit.failure !== undefined) throw unit.failure
     noteConnection(ctx, unit)
     if ((await settle(deps, unit, ctx.status >= 400)) === 'invalid_grant') refuseGrant(ctx)
     widenContentPolicy(ctx)
+    return unit
   })
+}
+
+/** A client that comes for new tokens, or for what userinfo says, uses its connection. A code is what it begins with. */
+function noteUse({ uses }: EndpointsDeps, ctx: Context, { code, facts, request }: UnitOfWork): void {
+  if (facts === undefined || code !== undefined || (ctx.path !== PATHS.token && ctx.path !== PATHS.userinfo)) return
+  const { id: credentialId, version } = facts.connection
+  uses.seen({ credentialId, version, address: request.address, agent: ctx.get('user-agent') })
 }
 
 /** For the log: in which workspace a request worked. */
@@ -108,6 +140,13 @@ function nameRefusedGrant(ctx: Context): void {
   const body: unknown = ctx.body
   if (typeof body === 'object' && body !== null && Reflect.get(body, 'error') === 'invalid_request')
     ctx.body = { ...body, error: 'unauthorized_client' }
+}
+
+/** The metadata names what the library knows; token exchange is ours. */
+function nameOwnGrant(ctx: Context): void {
+  const body: unknown = ctx.body
+  const known: unknown = typeof body === 'object' && body !== null && Reflect.get(body, 'grant_types_supported')
+  if (Array.isArray(known)) ctx.body = { ...(body as object), grant_types_supported: [...known, TOKEN_EXCHANGE] } // an object, as looked at
 }
 
 /**
@@ -162,20 +201,29 @@ function requireResumeCookie(ctx: Context): void {
 
 // --- Introspection and revocation ---------------------------------------------------------------------------------
 
-async function introspect(deps: EndpointsDeps, ctx: Context): Promise<void> {
-  const request = await readTokenRequest(deps, ctx, OWN_PATHS.introspection)
-  if (request === undefined) return
-  ctx.set('Cache-Control', 'no-store')
+/** Introspection, whoever reads the request. @throws {AppError} `unavailable` */
+export async function introspect(deps: IntrospectionDeps, post: PostedForm): Promise<Reply> {
+  const request = await readTokenRequest(deps, post, OWN_PATHS.introspection)
+  if (!request.ok) return request.refusal
   if (request.client.metadata.token_endpoint_auth_method === 'none') {
-    return refuse(ctx, 'invalid_client', 'a client that does not authenticate cannot introspect')
+    return refusal('invalid_client', 'a client that does not authenticate cannot introspect')
   }
-  ctx.body = await deps.tokens.introspect(request.token, request.client)
+  const asked = {
+    clientIp: request.form.get('client_ip'),
+    userAgent: request.form.get('user_agent'),
+    request: post.about,
+  }
+  return jsonReply(200, NO_STORE, await deps.tokens.introspect(request.token, request.client, asked))
 }
 
 async function revoke(deps: EndpointsDeps, ctx: Context): Promise<void> {
   if (allowOrigin(ctx)) return
-  const request = await readTokenRequest(deps, ctx, OWN_PATHS.revocation)
-  if (request === undefined) return
+  const request = await readTokenRequest(deps, await readPost(ctx), OWN_PATHS.revocation)
+  if (!request.ok) return sendReply(ctx, request.refusal)
+  if (deps.tokens.isOfNoClient(request.token)) {
+    const where = 'a workspace token is revoked by its workspace, by itself, or at /api/v1/credentials/revoke'
+    return sendReply(ctx, refusal('unsupported_token_type', where))
+  }
   await deps.tokens.revoke(request.token, request.client, requestInfo(ctx))
   ctx.body = {} // RFC 7009 §2.2 asks for no body; clients that parse one find JSON
 }
@@ -193,30 +241,84 @@ function allowOrigin(ctx: Context): boolean {
   return true
 }
 
-/** Undefined when the request was refused; the answer is set then. */
-async function readTokenRequest(deps: EndpointsDeps, ctx: Context, path: string) {
-  const form = parseForm(await readForm(ctx))
-  if (form === undefined) return refuse(ctx, 'invalid_request', 'a parameter must not be given twice')
-  const authorization = ctx.get('authorization')
+// --- Token exchange -------------------------------------------------------------------------------------------------
+
+async function exchange(deps: EndpointsDeps, ctx: Context, form: Form): Promise<void> {
+  ctx.set(NO_STORE)
+  const { authorization } = ctx.headers
+  const isClient =
+    authorization !== undefined || ['client_id', 'client_secret', 'client_assertion'].some((name) => form.has(name))
+  const authentication = isClient ? await authenticate(deps, { authorization, form }, PATHS.token) : undefined
+  if (authentication?.ok === false) return sendReply(ctx, authentication.refusal)
+  const client = authentication?.client
+  if (client !== undefined && !present(client).grant_types.includes(TOKEN_EXCHANGE)) {
+    return sendReply(ctx, refusal('unauthorized_client', 'this client is not registered for token exchange'))
+  }
+  const request = requestInfo(ctx)
+  const from = { address: request.address, agent: ctx.get('user-agent'), request }
+  const outcome = await exchangeToken(deps, form, client, from)
+  if (!outcome.ok) return sendReply(ctx, refusal(outcome.error, outcome.description))
+  ctx.state.workspaceId = outcome.workspaceId
+  ctx.body = outcome.body
+}
+
+/** Lets the library read a body that has been read: it asks the request for these two. */
+function replay(request: Context['req'], body: Buffer): void {
+  Object.defineProperties(request, {
+    readable: { value: true },
+    iterator: {
+      value: async function* () {
+        yield body
+      },
+    },
+  })
+}
+
+type Credentials = { authorization: string | undefined; form: Form }
+
+/** Who asks, or the answer to whoever could not say so. */
+async function authenticate(deps: AuthenticationDeps, { authorization, form }: Credentials, path: string) {
+  const given = authorization === '' ? undefined : authorization
   const authentication = await authenticateClient(deps, {
-    authorization: authorization === '' ? undefined : authorization,
+    authorization: given,
     form,
     endpoint: `${deps.issuer}${path}`,
   })
-  if (!authentication.ok) {
-    if (authentication.error === 'invalid_client' && authorization !== '')
-      ctx.set('WWW-Authenticate', `Basic realm="${deps.issuer}"`)
-    return refuse(ctx, authentication.error, authentication.description)
-  }
-  const token = form.get('token')
-  if (token === undefined || token === '') return refuse(ctx, 'invalid_request', "missing required parameter 'token'")
-  return { client: authentication.client, token }
+  if (authentication.ok) return authentication
+  const { ok, error, description } = authentication
+  const isTold = error === 'invalid_client' && given !== undefined
+  const headers = isTold ? { 'WWW-Authenticate': `Basic realm="${deps.issuer}"` } : {}
+  return { ok, refusal: refusal(error, description, headers) }
 }
 
-function refuse(ctx: Context, error: 'invalid_request' | 'invalid_client', description: string): undefined {
-  ctx.status = error === 'invalid_client' ? 401 : 400
-  ctx.set('Cache-Control', 'no-store')
-  ctx.body = { error, error_description: description }
+/** The token that a client asks about, or the answer to a request without one. */
+async function readTokenRequest(deps: AuthenticationDeps, { headers, body }: PostedForm, path: string) {
+  const form = parseForm(body)
+  if (form === undefined) return refused('invalid_request', 'a parameter must not be given twice')
+  const authentication = await authenticate(deps, { authorization: headers.authorization, form }, path)
+  if (!authentication.ok) return authentication
+  const token = form.get('token')
+  if (token === undefined || token === '') return refused('invalid_request', "missing required parameter 'token'")
+  return { ok: true, client: authentication.client, token, form } as const
+}
+
+const NO_STORE = { 'Cache-Control': 'no-store' }
+
+type OAuthError =
+  | 'invalid_request'
+  | 'invalid_client'
+  | 'unauthorized_client'
+  | 'unsupported_token_type'
+  | 'invalid_scope'
+  | 'invalid_target'
+
+function refusal(error: OAuthError, description: string, headers: Record<string, string> = {}): Reply {
+  const status = error === 'invalid_client' ? 401 : 400
+  return jsonReply(status, { ...NO_STORE, ...headers }, { error, error_description: description })
+}
+
+function refused(error: OAuthError, description: string): { ok: false; refusal: Reply } {
+  return { ok: false, refusal: refusal(error, description) }
 }
 
 function parseForm(text: string): Form | undefined {
@@ -230,17 +332,15 @@ function parseForm(text: string): Form | undefined {
 
 const MOST_BODY_BYTES = 56 * 1024 // what the library takes at its own endpoints
 
+const FORM = 'application/x-www-form-urlencoded'
+
+async function readPost(ctx: Context): Promise<PostedForm> {
+  return { headers: ctx.headers, body: await readForm(ctx), about: requestInfo(ctx) }
+}
+
 /** @throws {AppError} `unsupported_media_type`, `payload_too_large` */
 async function readForm(ctx: Context): Promise<string> {
-  if (ctx.is('application/x-www-form-urlencoded') === false) {
+  if (ctx.is(FORM) === false)
     throw new AppError('unsupported_media_type', { detail: 'The body must be application/x-www-form-urlencoded.' })
-  }
-  const chunks: Buffer[] = []
-  let sizeBytes = 0
-  for await (const chunk of ctx.req.iterator({ destroyOnReturn: false })) {
-    sizeBytes += chunk.length
-    if (sizeBytes > MOST_BODY_BYTES) throw new AppError('payload_too_large')
-    chunks.push(chunk)
-  }
-  return Buffer.concat(chunks).toString('utf8')
+  return (await readBody(ctx, MOST_BODY_BYTES)).toString('utf8')
 }

@@ -23,8 +23,10 @@ import type { ResourceServers } from '../resource-servers/service.ts'
 import { reading } from '../store/database.ts'
 import { accountOf } from './adapter.ts'
 import { type ProviderHolder, settled } from './endpoints.ts'
+import { DEVICE_COOKIE, DEVICE_COOKIE_OPTIONS } from './provider.ts'
 import { serversOf } from './requests.ts'
 import type { SettleDeps } from './settle.ts'
+import { noteSignOut } from './unit-of-work.ts'
 
 export interface InteractionsDeps extends SettleDeps, AccountsDeps {
   issuer: string
@@ -120,9 +122,6 @@ async function showSignIn(
   sendPage(ctx, html, redirectTargets(interaction))
 }
 
-const DEVICE_COOKIE = 'latchkey_device'
-const DEVICE_COOKIE_MS = 365 * 86_400_000
-
 async function postSignIn(deps: InteractionsDeps, ctx: Context): Promise<void> {
   const interaction = await findInteraction(deps, ctx)
   deps.formTokens.check(ctx, purposeOf(interaction))
@@ -135,12 +134,8 @@ async function postSignIn(deps: InteractionsDeps, ctx: Context): Promise<void> {
   })
   if (outcome.ok) {
     ctx.cookies.set(DEVICE_COOKIE, deviceMark(email), {
-      signed: true,
-      httpOnly: true,
-      sameSite: 'lax',
+      ...DEVICE_COOKIE_OPTIONS,
       secure: deps.secureCookies,
-      maxAge: DEVICE_COOKIE_MS,
-      path: '/interaction',
     })
     await finish(deps, ctx, { login: { accountId: outcome.userId, amr: ['pwd'], ts: outcome.signedInAt } })
     return forgetAnother(deps, ctx, interaction, outcome.userId)
@@ -193,6 +188,7 @@ type Session = Awaited<ReturnType<ProviderHolder['current']['Session']['get']>>
 
 /** It goes on as nobody's, for as long as the request may take. */
 async function forgetPerson(session: Session, interaction: Interaction): Promise<void> {
+  noteSignOut(session, 'person_changed')
   Object.assign(session, { accountId: undefined, loginTs: undefined, amr: undefined, authorizations: undefined })
   await session.save(Math.max(1, Math.ceil((interaction.exp ?? 0) - Date.now() / 1000)))
 }

@@ -15,18 +15,18 @@ import { whyUnusable } from '../connections/rules.ts'
 import type { ConnectionReads } from '../connections/service.ts'
 import { type ConnectionFacts, listOpenOfPerson } from '../connections/store.ts'
 import type { Keys } from '../crypto/keys.ts'
-import { digestOf, equalInConstantTime } from '../crypto/secret.ts'
+import { isBehind } from '../crypto/secret.ts'
 import type { UserId } from '../ids.ts'
 import { grantableScopes } from '../resource-servers/rules.ts'
 import type { ResourceServers } from '../resource-servers/service.ts'
 import { type Db, reading } from '../store/database.ts'
 import type { EphemeralStore } from '../store/ephemeral.ts'
-import { accountOf, connectionFacts, createAdapterFactory } from './adapter.ts'
+import { accountOf, connectionFacts, createAdapterFactory, noteReplay } from './adapter.ts'
 import { ASSERTION_ALGORITHMS, isShortLived } from './client-authentication.ts'
 import { claimReplayId } from './replay.ts'
 import { checkRequest, createInteractionPolicy } from './requests.ts'
 import { newOpaqueAccessToken, newRefreshToken, successorOf } from './token-values.ts'
-import { currentUnit } from './unit-of-work.ts'
+import { currentUnit, noteClientSignOut, noteSignOut } from './unit-of-work.ts'
 
 export interface ProviderDeps {
   issuer: string
@@ -60,7 +60,26 @@ export const PATHS = {
 /** Names the interaction that a request waits for. */
 export const RESUME_COOKIE = 'latchkey_resume'
 
-export const OWN_PATHS = { introspection: '/introspect', revocation: '/revoke' } as const
+/** The session's; the pages of our own that open and end it write the same cookie. */
+export const SESSION_COOKIE_OPTIONS = { signed: true, httpOnly: true, sameSite: 'lax', path: '/' } as const
+
+/** A mark of having signed in before; of no use for anything else. */
+export const DEVICE_COOKIE = 'latchkey_device'
+export const DEVICE_COOKIE_OPTIONS = {
+  signed: true,
+  httpOnly: true,
+  sameSite: 'lax',
+  path: '/',
+  maxAge: 365 * 86_400_000,
+} as const
+
+export const OWN_PATHS = {
+  introspection: '/introspect',
+  revocation: '/revoke',
+  /** For registered APIs: what has ended, as it ends; and what they served from memory. */
+  feed: '/revocations',
+  uses: '/introspect/uses',
+} as const
 
 const AUTHENTICATING = ['client_secret_basic', 'client_secret_post', 'private_key_jwt'] as const
 
@@ -69,6 +88,10 @@ export function createProvider(deps: ProviderDeps): Provider {
   overrideModels(provider, deps)
   provider.on('server_error', (_ctx, error) => {
     currentUnit().failure = error
+  })
+  provider.on('end_session.success', ({ oidc }) => {
+    if (Reflect.get(oidc.session ?? {}, 'destroyed') === true)
+      noteSignOut(oidc.session, 'signed_out', oidc.client?.clientId)
   })
   return provider
 }
@@ -98,7 +121,7 @@ function configuration(deps: ProviderDeps): Configuration {
         resume: RESUME_COOKIE,
       },
       keys: cookieKeys(deps.keys),
-      long: { signed: true, httpOnly: true, sameSite: 'lax', path: '/' },
+      long: SESSION_COOKIE_OPTIONS,
       short: { signed: true, httpOnly: true, sameSite: 'lax' },
     },
     scopes: ['openid', 'profile', 'email', 'offline_access'],
@@ -143,6 +166,7 @@ function configuration(deps: ProviderDeps): Configuration {
       Session: (_ctx, session) => sessionSeconds(lifetimes, session),
     },
     features: {
+      backchannelLogout: { enabled: true }, // its metadata; notices are written and delivered by us
       devInteractions: { enabled: false },
       clientCredentials: { enabled: true },
       rpInitiatedLogout: {
@@ -178,11 +202,21 @@ function isOriginOf(ctx: KoaContextWithOIDC, origin: string, client: ClientOf): 
   return client.redirectUris?.some((uri) => URL.parse(uri)?.origin === origin) ?? false
 }
 
-/** Client secrets are kept as digests; ids and successors have forms of our own; replay ids are claimed by one insert. */
+/**
+ * Client secrets are kept as digests; ids and successors have forms of our own; replay ids are claimed by one insert; a
+ * logout is noted, and told to clients after it.
+ */
 function overrideModels(provider: Provider, deps: ProviderDeps): void {
   Object.assign(provider.Client.prototype, {
     compareClientSecret(this: { clientSecret: string }, presented: string) {
-      return equalInConstantTime(this.clientSecret, digestOf(presented))
+      return isBehind(this.clientSecret, presented)
+    },
+    /** Whoever is told of logouts can tell by their id_token of which session. */
+    includeSid(this: { backchannelLogoutUri?: string }) {
+      return this.backchannelLogoutUri !== undefined
+    },
+    async backchannelLogout(this: { clientId: string }, userId: UserId, sid: string | undefined) {
+      if (sid !== undefined) noteClientSignOut(userId, { clientId: this.clientId, sid })
     },
   })
   // The types leave it out; every token model has it, and this one chooses the format in it.
@@ -214,14 +248,27 @@ async function findAccountFor(
 ): Promise<OidcAccount | undefined> {
   const connection = currentUnit().facts?.connection
   if (ctx.oidc.route === 'token' && connection?.userId === sub && connection.user !== undefined) {
-    return whyUnusable(connection) === undefined
-      ? toOidcAccount({ id: connection.userId, ...connection.user })
-      : undefined
+    if (whyUnusable(connection) !== undefined || (await isOfEndedSession(deps.db, ctx, connection.user)))
+      return undefined
+    return toOidcAccount({ id: connection.userId, ...connection.user })
   }
   const account = await accountOf(deps.db, sub)
   // A session that is being opened on an old sign-in (a password that was replaced since) is nobody's.
   const signedInAt = ctx.oidc.session?.accountId === sub ? (ctx.oidc.session.loginTs ?? 0) : Number.POSITIVE_INFINITY
   return account === undefined || !isSessionGood(account, signedInAt) ? undefined : toOidcAccount(account)
+}
+
+/** A code is its session's: it ends with that. What came of it before stands on its own. */
+async function isOfEndedSession(
+  db: Db,
+  ctx: KoaContextWithOIDC,
+  user: NonNullable<ConnectionFacts['user']>,
+): Promise<boolean> {
+  const { code } = currentUnit()
+  const authTime = ctx.oidc.entities.AuthorizationCode?.authTime
+  if (code === undefined || authTime === undefined || isSessionGood(user, authTime)) return false
+  await noteReplay(db, code, ctx.oidc.client?.clientId)
+  return true
 }
 
 function toOidcAccount(account: Pick<Account, 'id' | 'email' | 'name'>): OidcAccount {
@@ -370,7 +417,7 @@ function refreshTokenSeconds(lifetimes: Lifetimes, token: { iiat?: number | unde
   return Math.max(1, Math.min(lifetimes.refreshTokenIdleSeconds, left))
 }
 
-function sessionSeconds(lifetimes: Lifetimes, session: { loginTs?: number | undefined }): number {
+export function sessionSeconds(lifetimes: Lifetimes, session: { loginTs?: number | undefined }): number {
   const now = Math.floor(Date.now() / 1000)
   const left = (session.loginTs ?? now) + lifetimes.sessionMaxSeconds - now
   return Math.max(1, Math.min(lifetimes.sessionIdleSeconds, left))

@@ -13,14 +13,18 @@ import {
   rotateRefreshToken,
 } from '../families/store.ts'
 import { newId } from '../ids.ts'
+import { endSession, startClientSession } from '../logout/service.ts'
+import type { RevocationList } from '../revocation/service.ts'
 import { type Db, reading, retried, transact } from '../store/database.ts'
 import type { EphemeralStore } from '../store/ephemeral.ts'
 import type { UnitOfWork } from './unit-of-work.ts'
 
 export interface SettleDeps {
   db: Db
+  revocations: RevocationList
   ephemeral: EphemeralStore
   refreshGraceSeconds: number
+  lifetimes: { sessionMaxSeconds: number }
 }
 
 export type Settled = 'as_answered' | 'invalid_grant'
@@ -41,14 +45,27 @@ export async function settle(deps: SettleDeps, unit: UnitOfWork, refused: boolea
     const outcome = unit.presented === undefined ? await settleCode(deps, unit) : await settleRefresh(deps, unit)
     if (outcome === 'invalid_grant') return outcome
   }
+  if (!refused) await settleSession(deps, unit)
   const dropped = refused && (unit.presented !== undefined || unit.code !== undefined)
   if (!dropped && unit.ephemeral.size > 0) await deps.ephemeral.write([...unit.ephemeral.values()])
   return 'as_answered'
 }
 
+/**
+ * What clients know of the browser's session. A session that was ended elsewhere meanwhile is told to no client.
+ *
+ * @throws {AppError} `expired_interaction`
+ */
+async function settleSession(deps: SettleDeps, unit: UnitOfWork): Promise<void> {
+  if (unit.signOut !== undefined) await endSession(deps.db, unit.signOut, unit.request)
+  if (unit.clientSession === undefined) return
+  const told = { ...unit.clientSession, ttlSeconds: deps.lifetimes.sessionMaxSeconds }
+  if (!(await startClientSession(deps.db, told))) throw new AppError('expired_interaction')
+}
+
 async function end(deps: SettleDeps, unit: UnitOfWork): Promise<void> {
   if (unit.ending === undefined) return
-  await endFamily(deps.db, { ...unit.ending, actor: actorOf(unit), request: unit.request })
+  await endFamily(deps.revocations, { ...unit.ending, actor: actorOf(unit), request: unit.request })
 }
 
 async function settleCode(deps: SettleDeps, unit: UnitOfWork): Promise<Settled> {

@@ -5,9 +5,11 @@ import type { Account } from '../accounts/service.ts'
 import type { RequestInfo } from '../audit/service.ts'
 import type { FamilyEnd } from '../connections/service.ts'
 import type { ConnectionFacts } from '../connections/store.ts'
-import type { SecretDigest } from '../crypto/secret.ts'
+import { digestOf, type SecretDigest } from '../crypto/secret.ts'
 import type { NewRefreshToken, RefreshTokenRow } from '../families/store.ts'
-import type { ConnectionId, FamilyId } from '../ids.ts'
+import type { ConnectionId, FamilyId, UserId } from '../ids.ts'
+import type { SessionEnd } from '../logout/service.ts'
+import type { ClientSession } from '../logout/store.ts'
 import type { EphemeralChange } from '../store/ephemeral.ts'
 
 export interface UnitOfWork {
@@ -26,6 +28,10 @@ export interface UnitOfWork {
   issued?: NewRefreshToken
   /** A family to end, whatever becomes of the request. */
   ending?: { connectionId: ConnectionId; familyId: FamilyId; reason: FamilyEnd }
+  /** A client learns of the browser's session with this request. */
+  clientSession?: Omit<ClientSession, 'ttlSeconds'>
+  /** The browser's session ends with this request, or what one client knows of it. */
+  signOut?: SessionEnd
   /** Writes to the ephemeral store, by key: the last one counts. */
   readonly ephemeral: Map<string, EphemeralChange>
   readonly accounts: Map<string, Promise<Account | undefined>>
@@ -49,4 +55,20 @@ export function currentUnit(): UnitOfWork {
   const unit = storage.getStore()
   if (unit === undefined) throw new Error('the adapter was used outside of a unit of work')
   return unit
+}
+
+/** Nobody's session says nothing when it ends. */
+export function noteSignOut(
+  session: { uid: string; accountId?: string | undefined } | undefined,
+  reason: 'signed_out' | 'person_changed',
+  clientId?: string,
+): void {
+  if (session?.accountId === undefined) return
+  const userId = session.accountId as UserId // a session holds nothing else
+  currentUnit().signOut = { userId, ended: { sessionDigest: digestOf(session.uid) }, reason, clientId }
+}
+
+/** The library says so of each client of a session that ends; of one alone when the session goes on without it. */
+export function noteClientSignOut(userId: UserId, ended: { clientId: string; sid: string }): void {
+  currentUnit().signOut ??= { userId, ended, reason: 'left_client', clientId: ended.clientId }
 }

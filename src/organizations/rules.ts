@@ -17,6 +17,11 @@ export function effectiveRole(
   return workspaceRole !== null && isAtLeast(workspaceRole, inherited) ? workspaceRole : inherited
 }
 
+/** A command acts for the operator; owners are made and unmade by owners, of the workspace or of its organization. */
+export function mayChangeOwners(role: WorkspaceRole, organizationRole: OrganizationRole | undefined): boolean {
+  return role === 'owner' || organizationRole === 'owner'
+}
+
 /** Approving a connection needs the role member or above. */
 export function mayConnect(role: WorkspaceRole | undefined): role is WorkspaceRole {
   return role !== undefined && isAtLeast(role, 'member')

@@ -3,8 +3,12 @@
 import { findUser } from '../accounts/store.ts'
 import { type Actor, type RequestInfo, record } from '../audit/service.ts'
 import { AppError } from '../errors.ts'
-import { newId, type OrganizationId, type UserId, type WorkspaceId } from '../ids.ts'
-import { type Db, type Trx, transact } from '../store/database.ts'
+import { once, type Repeatable } from '../idempotency/service.ts'
+import { isOrganizationId, isWorkspaceId, newId, type OrganizationId, type UserId, type WorkspaceId } from '../ids.ts'
+import type { Authority } from '../principals/rules.ts'
+import { type Authorised, actorOf, lockAuthority, lockOrganizationAuthority } from '../principals/service.ts'
+import type { RevocationList } from '../revocation/service.ts'
+import { type Db, reading, type Trx, transact } from '../store/database.ts'
 import type { OrganizationRole, WorkspaceRole } from '../store/tables.ts'
 import { effectiveRole } from './rules.ts'
 import * as store from './store.ts'
@@ -35,6 +39,12 @@ export interface ReachableWorkspace {
 
 interface By {
   actor: Actor
+  request: RequestInfo
+}
+
+/** A change that somebody asks for over the API or a page. */
+export interface Asked {
+  authority: Authority
   request: RequestInfo
 }
 
@@ -91,6 +101,171 @@ export function createWorkspace(
     })
     return { ...row, created_at: createdAt.toISOString() }
   })
+}
+
+export interface WorkspaceRow {
+  id: WorkspaceId
+  organization_id: OrganizationId
+  owner_id: UserId
+  name: string
+  billing_email: string | null
+  cost_centre: string | null
+  archived_at: Date | null
+  created_at: Date
+}
+
+/**
+ * Makes a workspace. Whoever asks becomes its owner; behind a key that is who made the key, or the organization's owner
+ * once that person has left.
+ *
+ * @throws {AppError} what `lockOrganizationAuthority` throws
+ */
+export async function openWorkspace(
+  db: Db,
+  input: {
+    organizationId: string
+    name: string
+    billingEmail: string | null
+    costCentre: string | null
+    repeatable?: Repeatable | undefined
+  } & Asked,
+): Promise<{ workspace: WorkspaceRow; isRepeat: boolean }> {
+  return transact(db, async (trx) => {
+    const { result, isRepeat } = await once(trx, input.repeatable, async () => {
+      const place = await lockOrganizationAuthority(trx, input.authority, input.organizationId, { role: 'admin' })
+      const owner = await ownerFor(trx, place)
+      const id = newId('ws')
+      await store.insertWorkspace(trx, {
+        id,
+        organization_id: place.organizationId,
+        name: input.name,
+        owner_id: owner,
+        billing_email: input.billingEmail,
+        cost_centre: input.costCentre,
+      })
+      await store.putWorkspaceMember(trx, { workspace_id: id, user_id: owner, role: 'owner' })
+      await record(trx, {
+        event: 'workspace.created',
+        status: 'pass',
+        actor: actorOf(input.authority),
+        request: input.request,
+        organizationId: place.organizationId,
+        workspaceId: id,
+        userId: owner,
+        detail: { name: input.name },
+      })
+      return { id }
+    })
+    const workspace = await store.findWorkspace(trx, result.id)
+    if (workspace === undefined) throw new AppError('not_found')
+    return { workspace, isRepeat }
+  })
+}
+
+async function ownerFor(trx: Trx, place: Authorised): Promise<UserId> {
+  const { organizationId, userId } = place
+  if (userId !== null && (await store.lockOrganizationMember(trx, organizationId, userId)) !== undefined) return userId
+  const owner = await store.findOwner(trx, organizationId)
+  if (owner === undefined) throw new AppError('last_owner', { detail: 'This organization has no owner.' })
+  return owner
+}
+
+/** @throws {AppError} what `lockAuthority` throws */
+export function changeWorkspace(
+  db: Db,
+  input: {
+    workspaceId: string
+    change: { name?: string; billing_email?: string | null; cost_centre?: string | null }
+  } & Asked,
+): Promise<WorkspaceRow> {
+  return transact(db, async (trx) => {
+    await store.lockWorkspaceForUpdate(trx, input.workspaceId)
+    const place = await lockAuthority(trx, input.authority, input.workspaceId, { role: 'admin' })
+    if (Object.keys(input.change).length > 0) {
+      await store.updateWorkspace(trx, place.workspaceId, input.change)
+      await record(trx, {
+        event: 'workspace.changed',
+        status: 'pass',
+        actor: actorOf(input.authority),
+        request: input.request,
+        organizationId: place.organizationId,
+        workspaceId: place.workspaceId,
+        // An address of a person stays out of the log: that it changed is what counts.
+        detail: {
+          changed: Object.keys(input.change),
+          ...(input.change.name === undefined ? {} : { name: input.change.name }),
+        },
+      })
+    }
+    const workspace = await store.findWorkspace(trx, place.workspaceId)
+    if (workspace === undefined) throw new AppError('not_found')
+    return workspace
+  })
+}
+
+/**
+ * Archives a workspace: every credential in it has ended, everywhere, once this resolves.
+ *
+ * @throws {AppError} what `lockAuthority` throws
+ */
+export function archiveWorkspace(
+  revocations: RevocationList,
+  input: { workspaceId: string } & Asked,
+): Promise<WorkspaceRow> {
+  return revocations.change(async (trx, revoke) => {
+    await store.lockWorkspaceForUpdate(trx, input.workspaceId)
+    const place = await lockAuthority(trx, input.authority, input.workspaceId, { role: 'admin', recentSignIn: true })
+    await store.archiveWorkspace(trx, place.workspaceId)
+    await record(trx, {
+      event: 'workspace.archived',
+      status: 'pass',
+      actor: actorOf(input.authority),
+      request: input.request,
+      organizationId: place.organizationId,
+      workspaceId: place.workspaceId,
+    })
+    revoke({ subject: place.workspaceId, closed: true })
+    const workspace = await store.findWorkspace(trx, place.workspaceId)
+    if (workspace === undefined) throw new AppError('not_found')
+    return workspace
+  })
+}
+
+/** A workspace as somebody reaches it. */
+export interface Reached {
+  workspace: WorkspaceRow
+  /** Of a person; undefined when they are not in it. */
+  role: WorkspaceRole | undefined
+}
+
+/** An active workspace, with the role of a person in it. Undefined for an unknown one. */
+export async function findReached(db: Db, id: string, userId: UserId | null): Promise<Reached | undefined> {
+  const row = isWorkspaceId(id) ? await reading(store.findWithRoles(db, id, userId)) : undefined
+  if (row === undefined) return undefined
+  const { workspace_role, organization_role, ...workspace } = row
+  return { workspace, role: effectiveRole(workspace_role, organization_role) }
+}
+
+/** An organization, with the role of a person in it. Undefined for an unknown one. */
+export async function findOrganizationReached(db: Db, id: string, userId: UserId | null) {
+  const organization = isOrganizationId(id) ? await reading(store.findOrganization(db, id)) : undefined
+  if (organization === undefined) return undefined
+  const member = userId === null ? undefined : await reading(store.findOrganizationMember(db, organization.id, userId))
+  return { organization, role: member?.role }
+}
+
+/** Every active workspace of an organization, in the order in which they were made. */
+export function listWorkspacesIn(
+  db: Db,
+  organizationId: OrganizationId,
+  page: { after?: string | undefined; limit?: number | undefined } = {},
+): Promise<WorkspaceRow[]> {
+  return reading(store.listWorkspacesIn(db, organizationId, page))
+}
+
+/** Organizations where a person is a member, with their role there. */
+export function listOrganizationsOf(db: Db, userId: UserId) {
+  return reading(store.listOrganizationsOf(db, userId))
 }
 
 /**

@@ -1,4 +1,5 @@
 // SQL of organizations, workspaces and members.
+import { sql } from 'kysely'
 import type { OrganizationId, UserId, WorkspaceId } from '../ids.ts'
 import type { Executor, Trx } from '../store/database.ts'
 import type { OrganizationRole, WorkspaceRole } from '../store/tables.ts'
@@ -34,6 +35,7 @@ export async function insertWorkspace(
     name: string
     owner_id: UserId
     billing_email: string | null
+    cost_centre?: string | null
   },
 ): Promise<Date> {
   return (await trx.insertInto('workspaces').values(row).returning('created_at').executeTakeFirstOrThrow()).created_at
@@ -108,6 +110,17 @@ export function lockWorkspace(trx: Trx, id: string) {
     .executeTakeFirst()
 }
 
+/** Locks a workspace to change it: nobody makes a credential in it meanwhile. Primary key. */
+export function lockWorkspaceForUpdate(trx: Trx, id: string) {
+  return trx
+    .selectFrom('workspaces')
+    .selectAll()
+    .where('id', '=', id as WorkspaceId) // an unknown text finds nothing
+    .where('archived_at', 'is', null)
+    .forUpdate()
+    .executeTakeFirst()
+}
+
 /** Every workspace that a person reaches, with both roles. By organization_members_by_user and workspace_members_by_user. */
 export function listWorkspacesOf(executor: Executor, userId: UserId) {
   return executor
@@ -143,5 +156,207 @@ export function listWorkspaces(executor: Executor) {
     .select(['id', 'organization_id', 'owner_id', 'name', 'billing_email', 'created_at'])
     .where('archived_at', 'is', null)
     .orderBy('created_at')
+    .execute()
+}
+
+/** An organization's active workspaces, in the order in which they were made. By workspaces_by_organization. */
+export function listWorkspacesIn(
+  executor: Executor,
+  organizationId: OrganizationId,
+  page: { after?: string | undefined; limit?: number | undefined },
+) {
+  let query = executor
+    .selectFrom('workspaces')
+    .selectAll()
+    .where('organization_id', '=', organizationId)
+    .where('archived_at', 'is', null)
+    .orderBy('id')
+  if (page.after !== undefined) query = query.where('id', '>', page.after as WorkspaceId) // any text sorts somewhere
+  if (page.limit !== undefined) query = query.limit(page.limit)
+  return query.execute()
+}
+
+/** A workspace that is not archived, with a person's roles there and in its organization. By primary keys. */
+export function findWithRoles(executor: Executor, id: WorkspaceId, userId: UserId | null) {
+  return executor
+    .selectFrom('workspaces as w')
+    .leftJoin('workspace_members as m', (join) =>
+      join.onRef('m.workspace_id', '=', 'w.id').on('m.user_id', '=', userId),
+    )
+    .leftJoin('organization_members as om', (join) =>
+      join.onRef('om.organization_id', '=', 'w.organization_id').on('om.user_id', '=', userId),
+    )
+    .selectAll('w')
+    .select(['m.role as workspace_role', 'om.role as organization_role'])
+    .where('w.id', '=', id)
+    .where('w.archived_at', 'is', null)
+    .executeTakeFirst()
+}
+
+/** Organizations where a person is a member. By organization_members_by_user. */
+export function listOrganizationsOf(executor: Executor, userId: UserId) {
+  return executor
+    .selectFrom('organization_members as m')
+    .innerJoin('organizations as o', 'o.id', 'm.organization_id')
+    .select(['o.id', 'o.name', 'o.created_at', 'm.role'])
+    .where('m.user_id', '=', userId)
+    .orderBy('o.created_at')
+    .execute()
+}
+
+/** A person's role in an organization. Primary key. */
+export function findOrganizationMember(executor: Executor, organizationId: OrganizationId, userId: UserId) {
+  return executor
+    .selectFrom('organization_members')
+    .select('role')
+    .where('organization_id', '=', organizationId)
+    .where('user_id', '=', userId)
+    .executeTakeFirst()
+}
+
+/** Members of a workspace with their names. Primary key. */
+export function listWorkspaceMembers(executor: Executor, workspaceId: WorkspaceId) {
+  return executor
+    .selectFrom('workspace_members as m')
+    .innerJoin('users as u', 'u.id', 'm.user_id')
+    .select(['m.user_id', 'u.name', 'u.email', 'm.role', 'm.created_at'])
+    .where('m.workspace_id', '=', workspaceId)
+    .orderBy('m.created_at')
+    .orderBy('m.user_id')
+    .execute()
+}
+
+/** Members of an organization with their names. Primary key. */
+export function listOrganizationMembers(executor: Executor, organizationId: OrganizationId) {
+  return executor
+    .selectFrom('organization_members as m')
+    .innerJoin('users as u', 'u.id', 'm.user_id')
+    .select(['m.user_id', 'u.name', 'u.email', 'm.role', 'm.created_at'])
+    .where('m.organization_id', '=', organizationId)
+    .orderBy('m.created_at')
+    .orderBy('m.user_id')
+    .execute()
+}
+
+/** Names of those of these people who are in an organization. Primary key. */
+export function listNames(executor: Executor, organizationId: OrganizationId, userIds: readonly UserId[]) {
+  return executor
+    .selectFrom('organization_members as m')
+    .innerJoin('users as u', 'u.id', 'm.user_id')
+    .select(['m.user_id', 'u.name'])
+    .where('m.organization_id', '=', organizationId)
+    .where('m.user_id', 'in', userIds) // never empty
+    .execute()
+}
+
+/** The longest-standing owner. Primary key. */
+export async function findOwner(executor: Executor, organizationId: OrganizationId): Promise<UserId | undefined> {
+  const row = await executor
+    .selectFrom('organization_members')
+    .select('user_id')
+    .where('organization_id', '=', organizationId)
+    .where('role', '=', 'owner')
+    .orderBy('created_at')
+    .orderBy('user_id')
+    .executeTakeFirst()
+  return row?.user_id
+}
+
+export async function updateWorkspace(
+  trx: Trx,
+  id: WorkspaceId,
+  change: { name?: string; billing_email?: string | null; cost_centre?: string | null; owner_id?: UserId },
+): Promise<void> {
+  await trx.updateTable('workspaces').set(change).where('id', '=', id).execute()
+}
+
+export async function archiveWorkspace(trx: Trx, id: WorkspaceId): Promise<void> {
+  await trx
+    .updateTable('workspaces')
+    .set((value) => ({ archived_at: value.fn<Date>('clock_timestamp') }))
+    .where('id', '=', id)
+    .execute()
+}
+
+/** The workspace is locked by now, so that two owners cannot leave at once. Primary key. */
+export async function countOtherOwners(trx: Trx, workspaceId: WorkspaceId, userId: UserId): Promise<number> {
+  const { count } = await trx
+    .selectFrom('workspace_members')
+    .select((value) => value.fn.countAll<string>().as('count'))
+    .where('workspace_id', '=', workspaceId)
+    .where('role', '=', 'owner')
+    .where('user_id', '!=', userId)
+    .executeTakeFirstOrThrow()
+  return Number(count)
+}
+
+/** Who is named as owner has just stopped being one: the longest-standing owner is named. Primary keys. */
+export async function renameOwner(trx: Trx, workspaceIds: readonly WorkspaceId[], userId: UserId): Promise<void> {
+  await sql`
+    update workspaces w set owner_id = o.user_id
+    from (select distinct on (workspace_id) workspace_id, user_id from workspace_members
+          where workspace_id = any(${[...workspaceIds]}::text[]) and role = 'owner'
+          order by workspace_id, created_at, user_id) o
+    where w.id = o.workspace_id and w.owner_id = ${userId}`.execute(trx)
+}
+
+export async function deleteWorkspaceMember(trx: Trx, workspaceId: WorkspaceId, userId: UserId): Promise<void> {
+  await trx
+    .deleteFrom('workspace_members')
+    .where('workspace_id', '=', workspaceId)
+    .where('user_id', '=', userId)
+    .execute()
+}
+
+/** Locks an organization to change who is in it. Primary key. */
+export function lockOrganizationForUpdate(trx: Trx, id: string) {
+  return trx
+    .selectFrom('organizations')
+    .selectAll()
+    .where('id', '=', id as OrganizationId) // an unknown text finds nothing
+    .forUpdate()
+    .executeTakeFirst()
+}
+
+/** The organization is locked by now. Primary key. */
+export async function countOtherOrganizationOwners(
+  trx: Trx,
+  organizationId: OrganizationId,
+  userId: UserId,
+): Promise<number> {
+  const { count } = await trx
+    .selectFrom('organization_members')
+    .select((value) => value.fn.countAll<string>().as('count'))
+    .where('organization_id', '=', organizationId)
+    .where('role', '=', 'owner')
+    .where('user_id', '!=', userId)
+    .executeTakeFirstOrThrow()
+  return Number(count)
+}
+
+export async function deleteOrganizationMember(
+  trx: Trx,
+  organizationId: OrganizationId,
+  userId: UserId,
+): Promise<void> {
+  await trx
+    .deleteFrom('organization_members')
+    .where('organization_id', '=', organizationId)
+    .where('user_id', '=', userId)
+    .execute()
+}
+
+/** Where a person is a member, among an organization's active workspaces; locked to change it. By workspaces_by_organization. */
+export function lockWorkspacesWithMember(trx: Trx, organizationId: OrganizationId, userId: UserId) {
+  return trx
+    .selectFrom('workspaces as w')
+    .leftJoin('workspace_members as m', (join) =>
+      join.onRef('m.workspace_id', '=', 'w.id').on('m.user_id', '=', userId),
+    )
+    .select(['w.id', 'w.name', 'm.role'])
+    .where('w.organization_id', '=', organizationId)
+    .where('w.archived_at', 'is', null)
+    .orderBy('w.id')
+    .forUpdate('w')
     .execute()
 }

@@ -15,6 +15,8 @@ export interface ResourceServers {
   find(identifier: string): Promise<ResourceServer | undefined>
   /** The one that introspects as this client. */
   findByClient(clientId: string): Promise<ResourceServer | undefined>
+  /** Our own API first, then those that operators registered. */
+  list(): Promise<ResourceServer[]>
   create(input: NewResourceServer): Promise<CreatedResourceServer>
 }
 
@@ -41,6 +43,7 @@ export function createResourceServers(db: Db, issuer: string): ResourceServers {
   const own = ownResourceServer(issuer)
   const byIdentifier = createRowCache<ResourceServer | undefined>(CACHE_MS)
   const byClient = createRowCache<ResourceServer | undefined>(CACHE_MS)
+  const all = createRowCache<ResourceServer[]>(CACHE_MS)
   return {
     async find(identifier) {
       if (identifier === own.identifier) return own
@@ -49,8 +52,10 @@ export function createResourceServers(db: Db, issuer: string): ResourceServers {
     },
     findByClient: (clientId) =>
       byClient.get(clientId, () => reading(store.findResourceServer(db, 'client_id', clientId))),
+    list: async () => [own, ...(await all.get('all', () => reading(store.listResourceServers(db))))],
     async create(input) {
       const created = await createResourceServer(db, input, own.identifier)
+      all.forget('all')
       byIdentifier.forget(input.identifier)
       return created
     },

@@ -1,7 +1,7 @@
 // PostgreSQL, or PGlite in the embedded default: the same SQL through Kysely.
 import { mkdirSync } from 'node:fs'
 import { PGlite } from '@electric-sql/pglite'
-import { Kysely, PGliteDialect, PostgresDialect, type Transaction } from 'kysely'
+import { Kysely, PGliteDialect, PostgresDialect, type RawBuilder, sql, type Transaction } from 'kysely'
 import pg from 'pg'
 import type { DatabaseConfig } from '../config.ts'
 import { AppError } from '../errors.ts'
@@ -20,16 +20,35 @@ const ACQUIRE_TIMEOUT_MS = 2_000
 export interface OpenedDatabase {
   db: Db
   kind: DatabaseConfig['kind']
+  /** Opens a connection outside the pool, which also listens. Undefined where this process is the only one. */
+  dedicate?: (options: DedicatedOptions) => Promise<DedicatedConnection>
   close(): Promise<void>
 }
 
+export interface DedicatedOptions {
+  channel: string
+  onNotification: () => void
+  onLost: (error: Error) => void
+}
+
+/** One connection for one purpose: it never waits for the pool. A query that takes longer than a second rejects. */
+export interface DedicatedConnection {
+  run<T>(query: RawBuilder<T>): Promise<T[]>
+  /** At once, whatever is under way on it. */
+  close(): void
+}
+
 /** Opens the configured database as the server's role. */
-export async function openDatabase(config: DatabaseConfig, onError: (error: Error) => void): Promise<OpenedDatabase> {
+export async function openDatabase(
+  config: DatabaseConfig,
+  onError: (error: Error) => void,
+  options: { statementTimeoutMs?: number } = {},
+): Promise<OpenedDatabase> {
   if (config.kind === 'embedded') {
     mkdirSync(config.directory, { recursive: true, mode: 0o700 })
     return openPGlite(await PGlite.create(config.directory))
   }
-  return openPostgres(config.url.reveal(), config.poolSize, onError)
+  return openPostgres(config.url.reveal(), config.poolSize, onError, options)
 }
 
 export function openPGlite(pglite: PGlite): OpenedDatabase {
@@ -65,7 +84,44 @@ export function openPostgres(
   pool.on('connect', (client) => client.on('error', onError))
   pool.on('error', onError) // an idle connection broke: the pool drops it and opens another when one is needed
   const db = new Kysely<Database>({ dialect: new PostgresDialect({ pool }) })
-  return { db, kind: 'postgres', close: () => db.destroy() }
+  return { db, kind: 'postgres', dedicate: (options) => dedicate(url, db, options), close: () => db.destroy() }
+}
+
+const DEDICATED_TIMEOUT_MS = 1_000
+
+async function dedicate(url: string, db: Db, options: DedicatedOptions): Promise<DedicatedConnection> {
+  const client = new PreparedClient({
+    connectionString: url,
+    connectionTimeoutMillis: DEDICATED_TIMEOUT_MS,
+    query_timeout: DEDICATED_TIMEOUT_MS,
+    options: `-c statement_timeout=${DEDICATED_TIMEOUT_MS} -c lock_timeout=${DEDICATED_TIMEOUT_MS}`,
+    keepAlive: true,
+    application_name: 'latchkey lease',
+  })
+  client.on('error', options.onLost)
+  client.on('notification', options.onNotification)
+  const close = () => client.connection.stream.destroy()
+  try {
+    await client.connect()
+    await client.query(`listen ${client.escapeIdentifier(options.channel)}`)
+  } catch (error) {
+    close()
+    throw error
+  }
+  return {
+    async run(query) {
+      const compiled = query.compile(db)
+      return (await client.query(compiled.sql, [...compiled.parameters])).rows
+    },
+    close,
+  }
+}
+
+/** The database's time: what decides about access. */
+export async function readTime(executor: Executor): Promise<Date> {
+  const { rows } = await sql<{ now: Date }>`select clock_timestamp() as now`.execute(executor)
+  if (rows[0] === undefined) throw new Error('the database told no time')
+  return rows[0].now
 }
 
 const RETRYABLE = new Set(['40001', '40P01']) // serialization failure, deadlock

@@ -73,17 +73,19 @@ async function makePartitions(db: Db): Promise<void> {
 }
 
 /** Tables whose rows the server may add and never change: the database itself refuses. */
-const APPEND_ONLY = ['audit_events']
+const APPEND_ONLY = ['audit_events', 'audit_chain', 'audit_checkpoints']
 
 async function grantTo(db: Db, role: string): Promise<void> {
   const to = sql.id(role)
   await sql`grant usage on schema public to ${to}`.execute(db)
   await sql`grant select, insert, update, delete on all tables in schema public to ${to}`.execute(db)
-  await sql`grant usage, select on all sequences in schema public to ${to}`.execute(db)
+  await sql`grant usage, select, update on all sequences in schema public to ${to}`.execute(db)
   const { rows } = await sql<{ name: string }>`
     select c.relname as name from pg_class c
     where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')
-      and (c.relname like 'audit_events%' or c.relname like 'kysely_migration%')`.execute(db)
+      and (c.relname like 'audit_events%' or c.relname in ('audit_chain', 'audit_checkpoints') or c.relname like 'kysely_migration%')`.execute(
+    db,
+  )
   for (const { name } of rows) {
     await sql`revoke all on ${sql.table(name)} from ${to}`.execute(db)
     await sql`grant select on ${sql.table(name)} to ${to}`.execute(db)

@@ -1,6 +1,6 @@
 // Row types of every table, as the migrations make them.
 import type { ColumnType, Generated, JSONColumnType } from 'kysely'
-import type { ConnectionId, FamilyId, OrganizationId, UserId, WorkspaceId } from '../ids.ts'
+import type { ConnectionId, FamilyId, InvitationId, KeyId, OrganizationId, UserId, WorkspaceId } from '../ids.ts'
 import type { EphemeralTables } from './ephemeral-postgres.ts'
 
 /** Written by the database. */
@@ -103,6 +103,29 @@ interface ConnectionsTable {
   close_reason: string | null
 }
 
+interface ConnectionVersionsTable {
+  connection_id: ConnectionId
+  version: number
+  first_used_at: Date
+  last_used_at: Date
+  last_used_address: string
+  last_used_agent: string
+}
+
+interface ConnectionUsesTable {
+  connection_id: ConnectionId
+  version: number
+  hour: Date
+  address: string
+  agent: string
+  uses: number
+  last_at: Date
+}
+
+interface ConnectionFirstUsesTable {
+  connection_id: ConnectionId
+}
+
 interface FamiliesTable {
   id: FamilyId
   connection_id: ConnectionId
@@ -156,8 +179,141 @@ interface RevocationEntriesTable {
   floor: number | null
   closed: Generated<boolean>
   denied: Generated<boolean>
+  dead: Generated<number[]>
+  suspended: Generated<boolean>
+  not_before: Date | null
+  next_floor: number | null
+  next_floor_at: Date | null
+  sent_seq: string | null
+  sending_until: Date | null
+  role: string | null
   changed_at: CreatedAt
   expires_at: Date
+}
+
+interface RevocationListTable {
+  only_row: boolean
+  epoch: string
+  head: ColumnType<string, never, string>
+  lineage: string
+  sent_head: ColumnType<string | null, never, string | null>
+  left_out: string[]
+}
+
+interface LeasesTable {
+  process_id: string
+  seq: string
+  renewals: string
+  started_at: CreatedAt
+  renewed_at: CreatedAt
+}
+
+export type CutoverMode = 'manual' | 'on_first_use' | 'at'
+
+export interface TokenLinesTable {
+  id: KeyId
+  organization_id: OrganizationId
+  workspace_id: WorkspaceId | null
+  label: string
+  environment: Environment
+  permissions: string[]
+  resources: string[] | null
+  ip_allow_list: string[] | null
+  granted_role: 'owner' | 'admin'
+  version: Generated<number>
+  floor: Generated<number>
+  cutover: Generated<CutoverMode>
+  cutover_after_seconds: number | null
+  cutover_at: Date | null
+  created_by: string
+  user_id: UserId | null
+  created_at: CreatedAt
+  closed_at: Date | null
+  close_reason: string | null
+}
+
+export interface TokenVersionsTable {
+  token_id: KeyId
+  version: number
+  digest: string
+  key_prefix: string
+  created_by: string
+  created_at: CreatedAt
+  expires_at: Date | null
+  retired_at: Date | null
+  dead_at: Date | null
+  first_used_at: Date | null
+  last_used_at: Date | null
+  last_used_address: string | null
+  last_used_agent: string | null
+  refused_at: Date | null
+  refused_address: string | null
+  refused_agent: string | null
+  refused_count: Generated<number>
+}
+
+interface TokenUsesTable {
+  token_id: KeyId
+  version: number
+  hour: Date
+  refused: boolean
+  address: string
+  agent: string
+  uses: number
+  last_at: Date
+}
+
+interface TokenPoliciesTable {
+  workspace_id: WorkspaceId
+  tokens_forbidden: boolean
+  expiry_required: boolean
+  max_age_days: number | null
+  environments: Environment[] | null
+  changed_at: CreatedAt
+}
+
+export interface InvitationsTable {
+  id: InvitationId
+  organization_id: OrganizationId
+  workspace_id: WorkspaceId | null
+  email: string
+  email_key: string
+  role: WorkspaceRole
+  digest: string
+  created_by: string
+  created_version: number | null
+  created_at: CreatedAt
+  expires_at: Date
+  ended_at: Date | null
+  end_reason: 'accepted' | 'cancelled' | 'replaced' | null
+}
+
+interface IdempotencyKeysTable {
+  scope: string
+  key_digest: string
+  fingerprint: string
+  response: ColumnType<Json | null, string | null, string | null>
+  created_at: CreatedAt
+}
+
+interface ClientSessionsTable {
+  client_id: string
+  sid: string
+  user_id: UserId
+  session_digest: string
+  expires_at: Date
+}
+
+interface LogoutNoticesTable {
+  id: Generated<string>
+  client_id: string
+  user_id: UserId
+  sid: string | null
+  reason: string
+  trace_id: string
+  tries: Generated<number>
+  next_try_at: Generated<Date>
+  created_at: CreatedAt
 }
 
 interface AuditEventsTable {
@@ -195,6 +351,9 @@ export interface Database extends EphemeralTables {
   resource_servers: ResourceServersTable
   resource_scopes: ResourceScopesTable
   connections: ConnectionsTable
+  connection_versions: ConnectionVersionsTable
+  connection_uses: ConnectionUsesTable
+  connection_first_uses: ConnectionFirstUsesTable
   families: FamiliesTable
   refresh_tokens: RefreshTokensTable
   consumed_codes: ConsumedCodesTable
@@ -202,6 +361,16 @@ export interface Database extends EphemeralTables {
   signing_keys: SigningKeysTable
   server_keys: ServerKeysTable
   revocation_entries: RevocationEntriesTable
+  revocation_list: RevocationListTable
+  leases: LeasesTable
+  token_lines: TokenLinesTable
+  token_versions: TokenVersionsTable
+  token_uses: TokenUsesTable
+  token_policies: TokenPoliciesTable
+  invitations: InvitationsTable
+  idempotency_keys: IdempotencyKeysTable
+  client_sessions: ClientSessionsTable
+  logout_notices: LogoutNoticesTable
   audit_events: AuditEventsTable
   audit_pending: AuditPendingTable
 }

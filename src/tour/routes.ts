@@ -4,10 +4,12 @@ import { createHash, randomBytes } from 'node:crypto'
 import Router from '@koa/router'
 import { createRemoteJWKSet, decodeJwt, decodeProtectedHeader, jwtVerify } from 'jose'
 import type { Context } from 'koa'
+import type { RequestInfo } from '../audit/service.ts'
 import type { Clients } from '../clients/service.ts'
 import type { Pages, TourClaim, TourLogEntry, TourPage } from '../console/pages.ts'
 import { type FormTokens, formBody } from '../http/forms.ts'
 import { sendPage } from '../http/security-headers.ts'
+import { requestInfo } from '../http/trace.ts'
 import type { Tokens } from '../oauth/tokens.ts'
 import type { ResourceServers } from '../resource-servers/service.ts'
 import { MEANINGS } from './meanings.ts'
@@ -236,7 +238,7 @@ async function answerApi(
 ): Promise<void> {
   const [, token] = /^bearer ([\w-]+\.[\w-]+\.[\w-]+)$/i.exec(ctx.get('authorization')) ?? []
   const payload = token === undefined ? undefined : await verifyToken(deps, token, keys)
-  if (token === undefined || payload === undefined || !(await stands(deps, token))) {
+  if (token === undefined || payload === undefined || !(await stands(deps, token, requestInfo(ctx)))) {
     ctx.status = 401
     ctx.set('WWW-Authenticate', `Bearer realm="${deps.tour.resource}", error="invalid_token"`)
     ctx.body = { error: 'invalid_token' }
@@ -272,10 +274,11 @@ async function verifyToken(deps: TourRoutesDeps, token: string, keys: ReturnType
 }
 
 /** Whether the connection behind it does: what no signature can say (RFC 7662). Asked as the API's own client. */
-async function stands(deps: TourRoutesDeps, token: string): Promise<boolean> {
+async function stands(deps: TourRoutesDeps, token: string, request: RequestInfo): Promise<boolean> {
+  const asked = { clientIp: request.address, request }
   const api = await deps.resourceServers.find(deps.tour.resource)
   const caller = api?.clientId === undefined ? undefined : await deps.clients.find(api.clientId)
-  return caller !== undefined && (await deps.tokens.introspect(token, caller)).active === true
+  return caller !== undefined && (await deps.tokens.introspect(token, caller, asked)).active === true
 }
 
 // --- What is shown ----------------------------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ describe.skipIf(!hasBrowser())('the tour', () => {
     const connectionId = await claim(page, 'credential_id')
     const families = await server.db.selectFrom('families').selectAll().execute()
     for (const family of families.filter((row) => row.connection_id === connectionId)) {
-      await endFamily(server.db, {
+      await endFamily(server.app.revocations, {
         connectionId: family.connection_id,
         familyId: family.id,
         reason: 'refresh_token_revoked',

@@ -4,9 +4,20 @@ import { decodeJwt } from 'jose'
 import { sql } from 'kysely'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { hasStores } from '../support/databases.ts'
-import { type Cluster, introspectAt, postTo, redeemAt, refreshAt, startCluster } from '../support/processes.ts'
+import {
+  type Cluster,
+  introspectAt,
+  patiently,
+  postTo,
+  redeemAt,
+  refreshAt,
+  startCluster,
+} from '../support/processes.ts'
 import { at, connectAt } from '../support/races.ts'
+import { takeTime } from '../support/times.ts'
 import { makeClient, makeWorld, obtainCode, PASSWORD, type TestClient, type World } from '../support/world.ts'
+
+takeTime()
 
 /** A person of a workspace, and a client of theirs that nobody else uses. */
 interface Scene {
@@ -66,16 +77,18 @@ describe.skipIf(!hasStores())('between approval and use', () => {
       const tokens = await connectAt(cluster, world, { client })
       let current = tokens.refresh_token
       for (const process of cluster.processes) {
-        const answer = await refreshAt(process, client, current) // both have seen the client, and may remember it
+        const answer = await patiently(() => refreshAt(process, client, current)) // both have seen the client, and may remember it
         expect(answer.status).toBe(200)
         current = answer.body.refresh_token
       }
       await lose(cluster, { world, client })
       for (const process of cluster.processes) {
-        const answer = await refreshAt(process, client, current)
+        const answer = await patiently(() => refreshAt(process, client, current))
         expect(['invalid_grant', 'invalid_client']).toContain(answer.body.error)
         expect(answer.body).not.toHaveProperty('access_token')
-        const asked = await postTo(process, '/introspect', client, { token: tokens.access_token ?? '' })
+        const asked = await patiently(() =>
+          postTo(process, '/introspect', client, { token: tokens.access_token ?? '' }),
+        )
         expect(asked.body).toEqual(
           asked.status === 200 ? { active: false } : expect.objectContaining({ error: 'invalid_client' }),
         )
@@ -85,12 +98,12 @@ describe.skipIf(!hasStores())('between approval and use', () => {
 
   it.each(LOST)('when %s, a code issued before gives nothing', async (_, lose) => {
     const { world, client } = await makeScene()
-    const codes = []
+    const codes: Array<Awaited<ReturnType<typeof obtainCode>>> = []
     const agent = cluster.server.userAgent()
     for (const _process of cluster.processes) codes.push(await obtainCode(cluster.server, world, { agent, client }))
     await lose(cluster, { world, client })
     for (const [index, process] of cluster.processes.entries()) {
-      const answer = await redeemAt(process, client, at(codes, index))
+      const answer = await patiently(() => redeemAt(process, client, at(codes, index)))
       expect(['invalid_grant', 'invalid_client']).toContain(answer.body.error)
       expect(answer.body).not.toHaveProperty('refresh_token')
     }
@@ -102,7 +115,7 @@ describe.skipIf(!hasStores())('between approval and use', () => {
     const tokens = await connectAt(cluster, world, { client, more })
     expect(decodeJwt(tokens.access_token ?? '').scope).toBe('traces:read traces:admin')
     await sql`update workspace_members set role = 'member' where user_id = ${world.userId}`.execute(cluster.server.db)
-    const refreshed = await refreshAt(at(cluster.processes, 1), client, tokens.refresh_token)
+    const refreshed = await patiently(() => refreshAt(at(cluster.processes, 1), client, tokens.refresh_token))
     expect(refreshed.status).toBe(200)
     expect(decodeJwt(refreshed.body.access_token ?? '').scope).toBe('traces:read')
   })
@@ -115,7 +128,9 @@ describe.skipIf(!hasStores())('between approval and use', () => {
       `/authorize?${new URLSearchParams({ client_id: client.id, response_type: 'code', scope: 'openid', redirect_uri: client.redirectUri, code_challenge: tokens.pkce.challenge, code_challenge_method: 'S256' })}`,
     )
     expect(page.html).toContain('/sign-in"')
-    expect(await refreshAt(at(cluster.processes, 1), client, tokens.refresh_token)).toMatchObject({ status: 200 })
+    expect(await patiently(() => refreshAt(at(cluster.processes, 1), client, tokens.refresh_token))).toMatchObject({
+      status: 200,
+    })
   })
 
   it('a code is bound to its redirect_uri: another or none is refused, and the right one still works', async () => {
@@ -126,13 +141,15 @@ describe.skipIf(!hasStores())('between approval and use', () => {
     const process = at(cluster.processes, 1)
     const parameters = { grant_type: 'authorization_code', code: code.code, code_verifier: code.pkce.verifier }
     for (const redirect_uri of [redirects[1], 'https://app.example.com/callback/', 'https://evil.example/']) {
-      const answer = await postTo(process, '/token', client, { ...parameters, redirect_uri: redirect_uri ?? '' })
+      const answer = await patiently(() =>
+        postTo(process, '/token', client, { ...parameters, redirect_uri: redirect_uri ?? '' }),
+      )
       expect(answer).toMatchObject({ status: 400, body: { error: 'invalid_grant' } })
     }
-    const without = await postTo(process, '/token', client, parameters)
+    const without = await patiently(() => postTo(process, '/token', client, parameters))
     expect(without.status).toBe(400)
     expect(['invalid_grant', 'invalid_request']).toContain(without.body.error)
-    const redeemed = await redeemAt(process, client, code)
+    const redeemed = await patiently(() => redeemAt(process, client, code))
     expect(redeemed.status).toBe(200)
     expect(await introspectAt(process, client, redeemed.body.access_token)).toMatchObject({ active: true })
   })

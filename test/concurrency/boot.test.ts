@@ -4,6 +4,9 @@ import pg from 'pg'
 import { describe, expect, inject, it } from 'vitest'
 import { hasStores } from '../support/databases.ts'
 import { type ServerProcess, send, startProcess } from '../support/processes.ts'
+import { takeTime } from '../support/times.ts'
+
+takeTime()
 
 describe.skipIf(!hasStores())('ten processes started at once on an empty database', () => {
   it('all become ready, with one active key for each algorithm, the same on all', async () => {

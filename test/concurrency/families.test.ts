@@ -4,11 +4,14 @@ import { sql } from 'kysely'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { digestOf } from '../../src/crypto/secret.ts'
 import { hasStores } from '../support/databases.ts'
-import { introspectAt, postTo, redeemAt, refreshAt, type Target } from '../support/processes.ts'
+import { introspectAt, patiently, postTo, redeemAt, refreshAt, type Target } from '../support/processes.ts'
 import { endGrace, familyOf } from '../support/races.ts'
 import { type Backend, startServer, type TestServer } from '../support/server.ts'
+import { takeTime } from '../support/times.ts'
 import type { UserAgent } from '../support/user-agent.ts'
 import { connect, makeClient, makeWorld, obtainCode, type TestClient, type World } from '../support/world.ts'
+
+takeTime()
 
 const REFUSED = { status: 400, body: { error: 'invalid_grant' } }
 
@@ -26,7 +29,7 @@ describe.each<Backend>(['embedded', 'stores'])('on %s', (backend) => {
     })
     afterAll(() => server?.close())
 
-    const refresh = (token: string | undefined) => refreshAt(here, world.client, token)
+    const refresh = (token: string | undefined) => patiently(() => refreshAt(here, world.client, token))
     const stateOf = (family: Awaited<ReturnType<typeof familyOf>>) =>
       server.db
         .selectFrom('families')
@@ -107,12 +110,12 @@ describe.each<Backend>(['embedded', 'stores'])('on %s', (backend) => {
       it('another client gets nothing and ends nothing; after the window its try ends the family', async () => {
         const thief = await makeClient(server)
         const [first, second] = await rotate((await connect(server, world, { agent })).refresh_token, 1)
-        expect(await refreshAt(here, thief, first)).toMatchObject(REFUSED)
-        expect(await refreshAt(here, thief, second)).toMatchObject(REFUSED)
+        expect(await patiently(() => refreshAt(here, thief, first))).toMatchObject(REFUSED)
+        expect(await patiently(() => refreshAt(here, thief, second))).toMatchObject(REFUSED)
         expect(await refresh(first)).toMatchObject({ status: 200, body: { refresh_token: second } })
         const [, third] = await rotate(second, 1)
         await endGrace(server, first)
-        expect(await refreshAt(here, thief, first)).toMatchObject(REFUSED)
+        expect(await patiently(() => refreshAt(here, thief, first))).toMatchObject(REFUSED)
         expect(await refresh(third)).toMatchObject(REFUSED)
       })
 
@@ -136,11 +139,12 @@ describe.each<Backend>(['embedded', 'stores'])('on %s', (backend) => {
           redirect_uri: client.redirectUri,
           code_verifier: code.pkce.verifier,
         }
-        const first = await postTo(here, '/token', client, parameters, await headers(own))
+        const first = await patiently(async () => postTo(here, '/token', client, parameters, await headers(own)))
         expect(first).toMatchObject({ status: 200, body: { token_type: 'DPoP' } })
         const presented = first.body.refresh_token
-        const tried = async (key: DpopKey, token = presented) => refreshAt(here, client, token, await headers(key))
-        expect(await refreshAt(here, client, presented)).toMatchObject(REFUSED) // no proof at all
+        const tried = async (key: DpopKey, token = presented) =>
+          patiently(async () => refreshAt(here, client, token, await headers(key)))
+        expect(await patiently(() => refreshAt(here, client, presented))).toMatchObject(REFUSED) // no proof at all
         expect(await tried(other)).toMatchObject(REFUSED)
         const second = await tried(own)
         expect(second.status).toBe(200)
@@ -156,8 +160,8 @@ describe.each<Backend>(['embedded', 'stores'])('on %s', (backend) => {
       const confidential = await connect(server, world, { agent })
       const publicClient = await makeClient(server, { auth: 'none' })
       const impostor: TestClient = { ...world.client, secret: undefined }
-      expect(await refreshAt(here, publicClient, confidential.refresh_token)).toMatchObject(REFUSED)
-      expect(await refreshAt(here, impostor, confidential.refresh_token)).toMatchObject({
+      expect(await patiently(() => refreshAt(here, publicClient, confidential.refresh_token))).toMatchObject(REFUSED)
+      expect(await patiently(() => refreshAt(here, impostor, confidential.refresh_token))).toMatchObject({
         status: 401,
         body: { error: 'invalid_client' },
       })
@@ -198,14 +202,14 @@ describe.each<Backend>(['embedded', 'stores'])('on %s', (backend) => {
 
     it('a code replayed after its payload is gone still ends what came of it', async () => {
       const code = await obtainCode(server, world, { agent })
-      const won = await redeemAt(here, world.client, code)
+      const won = await patiently(() => redeemAt(here, world.client, code))
       expect(won.status).toBe(200)
       const stranger = await makeClient(server)
       await server.app.ephemeral.write([{ op: 'delete', kind: 'AuthorizationCode', id: digestOf(code.code) }])
-      expect(await redeemAt(here, stranger, code)).toMatchObject(REFUSED)
+      expect(await patiently(() => redeemAt(here, stranger, code))).toMatchObject(REFUSED)
       const refreshed = await refresh(won.body.refresh_token) // the stranger's try ended nothing
       expect(refreshed.status).toBe(200)
-      expect(await redeemAt(here, world.client, code)).toMatchObject(REFUSED)
+      expect(await patiently(() => redeemAt(here, world.client, code))).toMatchObject(REFUSED)
       expect(await refresh(refreshed.body.refresh_token)).toMatchObject(REFUSED)
       expect(await introspectAt(here, world.client, refreshed.body.access_token)).toEqual({ active: false })
     })

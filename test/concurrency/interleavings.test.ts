@@ -9,6 +9,7 @@ import { waitUntilBlocked } from '../support/locks.ts'
 import {
   type Cluster,
   introspectAt,
+  patiently,
   postTo,
   redeemAt,
   refreshAt,
@@ -17,8 +18,11 @@ import {
   type TimedTokenAnswer,
 } from '../support/processes.ts'
 import { at, connectAt, endGrace, familyOf, raceReuse, raceRevocation } from '../support/races.ts'
+import { takeTime } from '../support/times.ts'
 import type { UserAgent } from '../support/user-agent.ts'
 import { makeClient, makeWorld, obtainCode, PASSWORD, type TestClient, type World } from '../support/world.ts'
+
+takeTime()
 
 const ROTATION = 'update refresh_tokens set consumed_at'
 const REDEMPTION = 'insert into consumed_codes'
@@ -60,7 +64,7 @@ describe.skipIf(!hasStores())('a request held before its write', () => {
   })
 
   const connected = (more: Record<string, string> = {}) => connectAt(cluster, world, { agent, client, more })
-  const refresh = (token: string | undefined) => refreshAt(direct, client, token)
+  const refresh = (token: string | undefined) => patiently(() => refreshAt(direct, client, token))
 
   /** Asks, lets the other thing happen once the statement is there, and only then lets it go on. */
   async function whileHeld(
@@ -68,15 +72,20 @@ describe.skipIf(!hasStores())('a request held before its write', () => {
     ask: (target: Target) => Promise<TimedTokenAnswer>,
     happen: () => Promise<unknown>,
   ): Promise<TimedTokenAnswer> {
+    let isHeld = false
     const held = proxy.once({
       on,
       at: 'asked',
       async act() {
+        isHeld = true
         await happen()
         return 'pass' as const
       },
     })
-    const answer = await ask(proxied)
+    const answer = await patiently(
+      () => ask(proxied),
+      () => isHeld,
+    )
     await held
     return answer
   }
@@ -97,7 +106,7 @@ describe.skipIf(!hasStores())('a request held before its write', () => {
       REDEMPTION,
       (target) => redeemAt(target, client, code),
       async () => {
-        won = await redeemAt(direct, client, code)
+        won = await patiently(() => redeemAt(direct, client, code))
         await reuse()
       },
     )
@@ -113,7 +122,7 @@ describe.skipIf(!hasStores())('a request held before its write', () => {
     const answer = await whileHeld(REDEMPTION, (target) => redeemAt(target, client, code), reuse)
     expect(answer.status).toBe(503)
     expect(answer.headers.get('retry-after')).toBe('1')
-    expect(await redeemAt(proxied, client, code)).toMatchObject({ status: 200 })
+    expect(await patiently(() => redeemAt(proxied, client, code))).toMatchObject({ status: 200 })
   })
 
   it('a refresh is not lost when another family ends meanwhile', async () => {
@@ -122,7 +131,7 @@ describe.skipIf(!hasStores())('a request held before its write', () => {
     const answer = await whileHeld(ROTATION, (target) => refreshAt(target, client, refresh_token), reuse)
     expect(answer.status).toBe(503)
     expect(answer.headers.get('retry-after')).toBe('1')
-    expect(await refreshAt(proxied, client, refresh_token)).toMatchObject({ status: 200 })
+    expect(await patiently(() => refreshAt(proxied, client, refresh_token))).toMatchObject({ status: 200 })
   })
 
   /** What takes the authority away, as one statement. */
@@ -205,7 +214,8 @@ describe.skipIf(!hasStores())('a request held before its write', () => {
 
   it.each(LOST)('a code waits for the change under way by which %s, and gives nothing', async (_, lose) => {
     const code = await obtainCode(cluster.server, world, { agent, client })
-    expect(await whileChanging(lose(), () => redeemAt(direct, client, code))).toMatchObject(REFUSED)
+    const redeem = () => patiently(() => redeemAt(direct, client, code))
+    expect(await whileChanging(lose(), redeem)).toMatchObject(REFUSED)
   })
 
   it('a refresh signs nothing that the new role may not: it is asked again, and narrowed', async () => {
@@ -214,7 +224,7 @@ describe.skipIf(!hasStores())('a request held before its write', () => {
       sql`update workspace_members set role = 'member' where user_id = ${world.userId}`.execute(cluster.server.db)
     const answer = await whileHeld(ROTATION, (target) => refreshAt(target, client, refresh_token), lower)
     expect(answer.status).toBe(503)
-    const repeated = await refreshAt(proxied, client, refresh_token)
+    const repeated = await patiently(() => refreshAt(proxied, client, refresh_token))
     expect(repeated.status).toBe(200)
     expect(decodeJwt(repeated.body.access_token ?? '').scope).toBe('traces:read')
   })
@@ -230,7 +240,8 @@ describe.skipIf(!hasStores())('a request held before its write', () => {
       on,
       (target) => refreshAt(target, client, refresh_token),
       async () => {
-        expect((await postTo(direct, '/revoke', client, { token: refresh_token ?? '' })).status).toBe(200)
+        const revoke = () => postTo(direct, '/revoke', client, { token: refresh_token ?? '' })
+        expect((await patiently(revoke)).status).toBe(200)
       },
     )
     expect([400, 503]).toContain(answer.status)
@@ -241,7 +252,7 @@ describe.skipIf(!hasStores())('a request held before its write', () => {
       .where('family_id', '=', family)
       .execute()
     expect(left).toEqual([])
-    expect(await refreshAt(proxied, client, refresh_token)).toMatchObject(REFUSED)
+    expect(await patiently(() => refreshAt(proxied, client, refresh_token))).toMatchObject(REFUSED)
   })
 
   it('a repeat is refused when its successor is used meanwhile, and nothing ends', async () => {

@@ -2,10 +2,13 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { digestOf } from '../../src/crypto/secret.ts'
 import { hasStores } from '../support/databases.ts'
-import { refreshAt, type Target } from '../support/processes.ts'
+import { patiently, refreshAt, type Target } from '../support/processes.ts'
 import { at } from '../support/races.ts'
 import { type Backend, startServer, type TestServer } from '../support/server.ts'
+import { takeTime } from '../support/times.ts'
 import { connect, makeWorld, type World } from '../support/world.ts'
+
+takeTime()
 
 const FAMILIES = 20
 const EACH = 10
@@ -27,7 +30,7 @@ describe.each<Backend>(['embedded', 'stores'])('on %s', (backend) => {
       for (let count = 0; count < FAMILIES; count++)
         tokens.push((await connect(server, world, { agent })).refresh_token ?? '')
       const asked = Array.from({ length: FAMILIES * EACH }, (_, index) => at(tokens, index % FAMILIES))
-      const answers = await Promise.all(asked.map((token) => refreshAt(here, world.client, token)))
+      const answers = await Promise.all(asked.map((token) => patiently(() => refreshAt(here, world.client, token))))
       expect(answers.map(({ status }) => status)).toEqual(asked.map(() => 200))
       const successors = new Map<string, Set<string | undefined>>()
       for (const [index, token] of asked.entries())

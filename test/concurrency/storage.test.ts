@@ -3,9 +3,20 @@ import { Redis } from 'ioredis'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { hasStores } from '../support/databases.ts'
-import { type Cluster, postTo, redeemAt, refreshAt, startCluster, userinfoStatus } from '../support/processes.ts'
+import {
+  type Cluster,
+  patiently,
+  postTo,
+  redeemAt,
+  refreshAt,
+  startCluster,
+  userinfoStatus,
+} from '../support/processes.ts'
 import { at, connectAt, endGrace, OPAQUE } from '../support/races.ts'
+import { takeTime } from '../support/times.ts'
 import { authorizationUrl, makePkce, makeWorld, obtainCode, PASSWORD, type World } from '../support/world.ts'
+
+takeTime()
 
 describe.skipIf(!hasStores())('what is stored', () => {
   let cluster: Cluster
@@ -57,19 +68,21 @@ describe.skipIf(!hasStores())('what is stored', () => {
     const other = cluster.server.userAgent()
     const unfinished = await other.open(authorizationUrl(world.client, makePkce(), { state: 'half-way-half-way' }))
     expect(unfinished.html).toContain('/sign-in"')
-    const pushed = await postTo(at(cluster.processes, 0), '/par', world.client, {
-      client_id: world.client.id,
-      response_type: 'code',
-      redirect_uri: world.client.redirectUri,
-      scope: 'openid',
-      code_challenge: makePkce().challenge,
-      code_challenge_method: 'S256',
-    })
+    const pushed = await patiently(() =>
+      postTo(at(cluster.processes, 0), '/par', world.client, {
+        client_id: world.client.id,
+        response_type: 'code',
+        redirect_uri: world.client.redirectUri,
+        scope: 'openid',
+        code_challenge: makePkce().challenge,
+        code_challenge_method: 'S256',
+      }),
+    )
     expect(pushed.status).toBe(201)
     const first = await connectAt(cluster, world, { agent })
     const opaque = await connectAt(cluster, world, { agent, more: OPAQUE })
     const code = await obtainCode(cluster.server, world, { agent })
-    const second = await refreshAt(at(cluster.processes, 1), world.client, first.refresh_token)
+    const second = await patiently(() => refreshAt(at(cluster.processes, 1), world.client, first.refresh_token))
     expect(await userinfoStatus(at(cluster.processes, 1), opaque.access_token)).toBe(200)
     const cookies = [...agent.cookies(), ...other.cookies()].filter(({ name }) =>
       /session|interaction|resume/.test(name),
@@ -96,11 +109,15 @@ describe.skipIf(!hasStores())('what is stored', () => {
     expect(half.printed).toContain('/token')
     expectAbsent(secrets, half)
 
-    expect((await redeemAt(at(cluster.processes, 0), world.client, code)).status).toBe(200)
-    expect((await redeemAt(at(cluster.processes, 1), world.client, code)).status).toBe(400)
+    expect((await patiently(() => redeemAt(at(cluster.processes, 0), world.client, code))).status).toBe(200)
+    expect((await patiently(() => redeemAt(at(cluster.processes, 1), world.client, code))).status).toBe(400)
     await endGrace(cluster.server, first.refresh_token)
-    expect((await refreshAt(at(cluster.processes, 0), world.client, first.refresh_token)).status).toBe(400)
-    await postTo(at(cluster.processes, 0), '/revoke', world.client, { token: opaque.refresh_token ?? '' })
+    expect((await patiently(() => refreshAt(at(cluster.processes, 0), world.client, first.refresh_token))).status).toBe(
+      400,
+    )
+    await patiently(() =>
+      postTo(at(cluster.processes, 0), '/revoke', world.client, { token: opaque.refresh_token ?? '' }),
+    )
     expectAbsent(secrets, await dump())
   })
 })

@@ -3,6 +3,9 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { hasStores } from '../support/databases.ts'
 import { type Cluster, failuresOf, startCluster } from '../support/processes.ts'
 import { raceCodes, raceRefreshes } from '../support/races.ts'
+import { takeTime } from '../support/times.ts'
+
+takeTime()
 
 describe.skipIf(!hasStores())('two processes', () => {
   let cluster: Cluster

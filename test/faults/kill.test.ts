@@ -11,8 +11,12 @@ import {
 } from '../support/kills.ts'
 import { refreshAt } from '../support/processes.ts'
 import { connectAt, endGrace, OPAQUE } from '../support/races.ts'
+import { takeTime } from '../support/times.ts'
+
+takeTime()
 
 const ROTATION = 'update refresh_tokens set consumed_at'
+const REPEAT = 'for update) select exists'
 const REDEMPTION = 'insert into consumed_codes'
 
 const REFRESH: KillPoint[] = [
@@ -27,11 +31,12 @@ const REFRESH_OPAQUE: KillPoint[] = [
   { between: 'redis', on: 'entry:accesstoken', at: 'asked' },
   { between: 'redis', on: 'entry:accesstoken', at: 'done' },
 ]
+const ENDING = 'update "families" set "ended_at"'
 const REUSE: KillPoint[] = [
-  { between: 'postgres', on: 'update "families" set "ended_at"', at: 'done' },
-  { between: 'postgres', on: 'insert into revocation_entries', at: 'asked' },
-  { between: 'postgres', on: 'commit', at: 'asked' },
-  { between: 'postgres', on: 'commit', at: 'done' },
+  { between: 'postgres', on: ENDING, at: 'done' },
+  { between: 'postgres', on: 'insert into revocation_entries', within: ENDING, at: 'asked' },
+  { between: 'postgres', on: 'commit', within: ENDING, at: 'asked' },
+  { between: 'postgres', on: 'commit', within: ENDING, at: 'done' },
 ]
 const REDEEM: KillPoint[] = [
   { between: 'redis', on: 'entry:authorizationcode', at: 'done' },
@@ -68,7 +73,7 @@ describe.skipIf(!hasStores())('a process killed', () => {
     const { refresh_token } = await connectAt(cluster, world, { agent })
     const first = await refreshAt(survivor, world.client, refresh_token)
     expect(first.status).toBe(200)
-    const point: KillPoint = { between: 'postgres', on: 'commit', at: 'asked' }
+    const point: KillPoint = { between: 'postgres', on: 'commit', within: REPEAT, at: 'asked' }
     await refreshThroughKills(scene, [point], refresh_token)
     expect(await refreshAt(survivor, world.client, first.body.refresh_token)).toMatchObject({ status: 200 })
   })

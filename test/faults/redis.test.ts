@@ -8,6 +8,7 @@ import {
   type Cluster,
   failuresOf,
   introspectAt,
+  patiently,
   redeemAt,
   refreshAt,
   send,
@@ -16,12 +17,15 @@ import {
 } from '../support/processes.ts'
 import { at, connectAt, endGrace, OPAQUE } from '../support/races.ts'
 import { canThrowAwayRedis, startThrowawayRedis, type ThrowawayRedis } from '../support/throwaway-stores.ts'
+import { most, takeTime } from '../support/times.ts'
 import type { UserAgent } from '../support/user-agent.ts'
 import { authorizationUrl, makePkce, makeWorld, obtainCode, type World } from '../support/world.ts'
 
+takeTime()
+
 const REFUSED = { status: 400, body: { error: 'invalid_grant' } }
-const PROMPT_MS = 2_500
-const RECOVERY_MS = 5_000
+const PROMPT_MS = most(2_500)
+const RECOVERY_MS = most(5_000)
 
 describe.skipIf(!hasStores() || !canThrowAwayRedis())('without its Redis', () => {
   let redis: ThrowawayRedis
@@ -66,7 +70,7 @@ describe.skipIf(!hasStores() || !canThrowAwayRedis())('without its Redis', () =>
   async function refreshesOn(first: string | undefined): Promise<string> {
     let current = first
     for (const process of cluster.processes) {
-      const answer = await refreshAt(process, world.client, current)
+      const answer = await patiently(() => refreshAt(process, world.client, current))
       expect(answer.status).toBe(200)
       expect(answer.elapsedMs).toBeLessThan(PROMPT_MS)
       expect(await introspectAt(process, world.client, answer.body.access_token)).toMatchObject({ active: true })
@@ -82,25 +86,29 @@ describe.skipIf(!hasStores() || !canThrowAwayRedis())('without its Redis', () =>
     await redis.flush()
     const current = await refreshesOn(tokens.refresh_token)
     for (const process of cluster.processes)
-      expect(await redeemAt(process, world.client, unusedCode)).toMatchObject(REFUSED)
+      expect(await patiently(() => redeemAt(process, world.client, unusedCode))).toMatchObject(REFUSED)
     const page = await agent.open(authorizePath())
     expect(page.html).toContain('/sign-in"')
     const again = await connected()
     expect(again.refresh_token).toMatch(/^lk_rt_/)
-    expect(await redeemAt(at(cluster.processes, 1), world.client, usedCode)).toMatchObject(REFUSED)
-    expect(await refreshAt(at(cluster.processes, 0), world.client, current)).toMatchObject(REFUSED) // a replay ends it
-    expect(await refreshAt(at(cluster.processes, 0), world.client, again.refresh_token)).toMatchObject({ status: 200 })
+    expect(await patiently(() => redeemAt(at(cluster.processes, 1), world.client, usedCode))).toMatchObject(REFUSED)
+    expect(await patiently(() => refreshAt(at(cluster.processes, 0), world.client, current))).toMatchObject(REFUSED) // a replay ends it
+    expect(await patiently(() => refreshAt(at(cluster.processes, 0), world.client, again.refresh_token))).toMatchObject(
+      { status: 200 },
+    )
   })
 
   it('flushed, and every process started anew: reuse of a refresh token is still detected', async () => {
     const tokens = await connected()
-    const second = await refreshAt(at(cluster.processes, 0), world.client, tokens.refresh_token)
+    const second = await patiently(() => refreshAt(at(cluster.processes, 0), world.client, tokens.refresh_token))
     await redis.flush()
     await endGrace(cluster.server, tokens.refresh_token)
     const anew = await cluster.start()
-    expect(await refreshAt(anew, world.client, tokens.refresh_token)).toMatchObject(REFUSED)
+    expect(await patiently(() => refreshAt(anew, world.client, tokens.refresh_token))).toMatchObject(REFUSED)
     await anew.kill()
-    expect(await refreshAt(at(cluster.processes, 0), world.client, second.body.refresh_token)).toMatchObject(REFUSED)
+    expect(
+      await patiently(() => refreshAt(at(cluster.processes, 0), world.client, second.body.refresh_token)),
+    ).toMatchObject(REFUSED)
   })
 
   it('killed: refreshes go on; what needs it answers 503 with Retry-After at once; it recovers within 5 s', async () => {
@@ -121,13 +129,15 @@ describe.skipIf(!hasStores() || !canThrowAwayRedis())('without its Redis', () =>
     })
     const late = await cluster.start()
     expect((await send(late, { path: '/readyz' })).status).toBe(503)
-    expect(await refreshAt(late, world.client, current)).toMatchObject({ status: 200 })
+    expect(await patiently(() => refreshAt(late, world.client, current))).toMatchObject({ status: 200 })
     await late.kill()
 
     await redis.start()
     await recovers()
-    await everyProcess(async (process) => expect(await redeemAt(process, world.client, code)).toMatchObject(REFUSED))
-    const refreshed = await refreshAt(at(cluster.processes, 0), world.client, opaque.refresh_token)
+    await everyProcess(async (process) =>
+      expect(await patiently(() => redeemAt(process, world.client, code))).toMatchObject(REFUSED),
+    )
+    const refreshed = await patiently(() => refreshAt(at(cluster.processes, 0), world.client, opaque.refresh_token))
     expect(refreshed.status).toBe(200) // the rotation had been committed: this is its repeat
     expect(await userinfoStatus(at(cluster.processes, 1), refreshed.body.access_token)).toBe(200)
     expect((await connected()).refresh_token).toMatch(/^lk_rt_/)
@@ -145,14 +155,18 @@ describe.skipIf(!hasStores() || !canThrowAwayRedis())('without its Redis', () =>
         current = answer.body.refresh_token ?? current
       }
     })
-    await pause(300)
+    const more = async (ms: number) => {
+      const before = answers.length
+      await pause(ms)
+      await expect.poll(() => answers.length, { timeout: 20_000 }).toBeGreaterThan(before + 13)
+    }
+    await more(300)
     await redis.kill()
-    await pause(600)
+    await more(600)
     await redis.start()
-    await pause(300)
+    await more(300)
     running = false
     await Promise.all(clients)
-    expect(answers.length).toBeGreaterThan(40)
     expect(answers.filter(({ status }) => status !== 200)).toEqual([])
     expect(Math.max(...answers.map(({ elapsedMs }) => elapsedMs))).toBeLessThan(PROMPT_MS)
     await recovers()
@@ -187,8 +201,10 @@ describe.skipIf(!hasStores() || !canThrowAwayRedis())('without its Redis', () =>
     } finally {
       administrator.disconnect()
     }
-    expect(await redeemAt(at(cluster.processes, 1), world.client, code)).toMatchObject({ status: 200 })
-    expect(await refreshAt(at(cluster.processes, 1), world.client, opaque.refresh_token)).toMatchObject({ status: 200 })
+    expect(await patiently(() => redeemAt(at(cluster.processes, 1), world.client, code))).toMatchObject({ status: 200 })
+    expect(
+      await patiently(() => refreshAt(at(cluster.processes, 1), world.client, opaque.refresh_token)),
+    ).toMatchObject({ status: 200 })
   })
 
   it('no fault of Redis was a failure of ours: nothing was logged as one', async () => {

@@ -166,7 +166,7 @@ it('a public client cannot introspect', async () => {
 
 it.each([
   ['client_credentials', 'unauthorized_client'],
-  ['urn:ietf:params:oauth:grant-type:token-exchange', 'unsupported_grant_type'],
+  ['urn:ietf:params:oauth:grant-type:token-exchange', 'unauthorized_client'],
 ])('a grant that is not the client’s is refused: %s', async (grant_type, error) => {
   const answer = await post(server.origin, '/token', world.client, { grant_type })
   expect(answer).toMatchObject({ status: 400, body: { error } })

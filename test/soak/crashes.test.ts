@@ -31,7 +31,8 @@ describe.skipIf(!hasStores() || !canThrowAwayPostgres())('a PostgreSQL of its ow
   it(`killed under load ${CRASHES} times: whatever was acknowledged is there after each`, async () => {
     let rotations = 0
     for (let crash = 0; crash < CRASHES; crash++)
-      rotations += (await crashUnderLoad({ cluster, database, world, agent }, 500 + Math.random() * 1_500)).rotations
+      rotations += (await crashUnderLoad({ cluster, database, world, agent }, { loadMs: 500 + Math.random() * 1_500 }))
+        .rotations
     expect(rotations).toBeGreaterThan(CRASHES * 20)
   })
 

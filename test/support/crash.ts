@@ -9,10 +9,17 @@ import { obtainCode, type World } from './world.ts'
 
 const CLIENTS = 6
 
+/** When it is killed: after so long, and when so much has been done. */
+export interface Load {
+  loadMs: number
+  rotations?: number
+  redemptions?: number
+}
+
 /** Refreshes and redeems without a pause, kills the database in the middle, starts it again, and compares. */
 export async function crashUnderLoad(
   scene: { cluster: Cluster; database: ThrowawayStore; world: World; agent: UserAgent },
-  loadMs: number,
+  load: Load,
 ): Promise<{ rotations: number; redemptions: number }> {
   const { cluster, database, world, agent } = scene
   const chains: string[][] = []
@@ -40,7 +47,10 @@ export async function crashUnderLoad(
       if (code !== undefined && answer?.status === 200) redeemed.push(code.code)
     }
   })()
-  await pause(loadMs)
+  await pause(load.loadMs)
+  const rotated = () => chains.reduce((sum, chain) => sum + chain.length - 1, 0)
+  await expect.poll(rotated, { timeout: 20_000 }).toBeGreaterThanOrEqual((load.rotations ?? 0) + 1)
+  await expect.poll(() => redeemed.length, { timeout: 20_000 }).toBeGreaterThanOrEqual((load.redemptions ?? 0) + 1)
   await database.kill()
   await pause(200)
   running = false
@@ -72,8 +82,7 @@ export async function crashUnderLoad(
       .executeTakeFirst()
     expect(row?.family_id).toMatch(/^fam_/)
   }
-  const rotations = chains.reduce((sum, chain) => sum + chain.length - 1, 0)
-  return { rotations, redemptions: redeemed.length }
+  return { rotations: rotated(), redemptions: redeemed.length }
 }
 
 function pause(ms: number): Promise<void> {

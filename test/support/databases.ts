@@ -1,6 +1,8 @@
 // Databases for tests: each test file has one of its own, on every backend that is here.
 import { randomBytes } from 'node:crypto'
 import { openAsBlob } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { PGlite } from '@electric-sql/pglite'
 import pg from 'pg'
 import { inject } from 'vitest'
@@ -42,6 +44,10 @@ async function onServer(url: string, statement: string): Promise<void> {
     await client.end()
   }
 }
+
+/** Where the revocations of one database are written besides; copies of a database must not share it. */
+export const newSink = (): string =>
+  join(tmpdir(), `latchkey-test-${process.pid}-${randomBytes(6).toString('hex')}.ndjson`)
 
 /** Real PostgreSQL and Redis are here: always so where nothing may be left out. */
 export const hasStores = (): boolean => inject('postgresUrl') !== undefined && inject('redisUrl') !== undefined

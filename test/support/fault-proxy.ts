@@ -14,6 +14,8 @@ export type Next = 'pass' | 'cut' | { refuse: string }
 export interface Rule {
   /** A part of the statement or command, in lower case. */
   on: string
+  /** PostgreSQL: a part of an earlier statement of the same transaction. A server has others under way. */
+  within?: string | undefined
   at: Moment
   act(): Next | Promise<Next>
 }
@@ -28,18 +30,28 @@ export interface FaultProxy {
   once(rule: Rule): Promise<void>
   /** Cuts every connection there is. */
   cutAll(): void
+  /** As a network that drops everything: connections stay open, new ones too, and nothing arrives on either side. */
+  freeze(): void
+  /** What was held goes on. */
+  thaw(): void
+  /** Where connections from now on lead. */
+  leadTo(target: string | number): void
   close(): Promise<void>
 }
 
 /** @param protocol `postgres` is read message by message; `plain` (Redis, HTTP) by what arrives together */
 export async function startFaultProxy(target: string | number, protocol: 'postgres' | 'plain'): Promise<FaultProxy> {
-  const upstream = typeof target === 'number' ? { host: '127.0.0.1', port: target } : addressOf(target)
+  let upstream = addressOf(target)
   const rules = new Set<Rule>()
+  const gate: Gate = { opened: undefined }
+  let open = () => {}
   const connections = new Set<Connection>()
   const server = createServer((client) => {
     client.setNoDelay(true)
     const connection =
-      protocol === 'postgres' ? relayPostgres(client, upstream, rules) : relayPlain(client, upstream, rules)
+      protocol === 'postgres'
+        ? relayPostgres(client, { address: upstream, gate }, rules)
+        : relayPlain(client, { address: upstream, gate }, rules)
     connections.add(connection)
     client.on('close', () => connections.delete(connection))
   })
@@ -80,6 +92,18 @@ export async function startFaultProxy(target: string | number, protocol: 'postgr
     cutAll() {
       for (const connection of connections) connection.cut()
     },
+    freeze() {
+      gate.opened ??= new Promise((resolve) => {
+        open = resolve
+      })
+    },
+    thaw() {
+      gate.opened = undefined
+      open()
+    },
+    leadTo(elsewhere) {
+      upstream = addressOf(elsewhere)
+    },
     close() {
       for (const connection of connections) connection.cut()
       return new Promise((resolve) => server.close(() => resolve()))
@@ -92,8 +116,9 @@ interface Address {
   port: number
 }
 
-function addressOf(url: string): Address {
-  const { hostname, port, protocol } = new URL(url)
+function addressOf(target: string | number): Address {
+  if (typeof target === 'number') return { host: '127.0.0.1', port: target }
+  const { hostname, port, protocol } = new URL(target)
   return { host: hostname, port: Number(port || (protocol.startsWith('redis') ? 6379 : 5432)) }
 }
 
@@ -101,10 +126,20 @@ interface Connection {
   cut(): void
 }
 
+/** Settles when what arrives may be handed on; undefined: at once. */
+interface Gate {
+  opened: Promise<void> | undefined
+}
+
+interface Way {
+  address: Address
+  gate: Gate
+}
+
 /** Hands on what each side sends, one piece after the other, also when a rule takes its time. */
 function relay(
   client: Socket,
-  address: Address,
+  { address, gate }: Way,
   make: (send: { up(data: Buffer): void; down(data: Buffer): void; cut(): void }) => {
     fromClient(data: Buffer): Promise<void>
     fromServer(data: Buffer): Promise<void>
@@ -121,8 +156,12 @@ function relay(
     down: (data) => void (client.destroyed || client.write(data)),
     cut,
   })
-  pump(client, handlers.fromClient, cut)
-  pump(server, handlers.fromServer, cut)
+  const passing = (handle: (data: Buffer) => Promise<void>) => async (data: Buffer) => {
+    while (gate.opened !== undefined) await gate.opened
+    await handle(data)
+  }
+  pump(client, passing(handlers.fromClient), cut)
+  pump(server, passing(handlers.fromServer), cut)
   return { cut }
 }
 
@@ -138,16 +177,25 @@ function pump(from: Socket, handle: (data: Buffer) => Promise<void>, cut: () => 
   from.on('close', cut)
 }
 
-function find(rules: ReadonlySet<Rule>, text: string, moment: (at: Moment) => boolean): Rule | undefined {
-  const words = text.toLowerCase().replace(/\s+/g, ' ')
-  return [...rules].find((rule) => moment(rule.at) && words.includes(rule.on))
+function find(
+  rules: ReadonlySet<Rule>,
+  text: string,
+  moment: (at: Moment) => boolean,
+  transaction = '',
+): Rule | undefined {
+  const words = wordsOf(text)
+  return [...rules].find(
+    ({ at, on, within }) => moment(at) && words.includes(on) && (within === undefined || transaction.includes(within)),
+  )
 }
+
+const wordsOf = (text: string) => text.toLowerCase().replace(/\s+/g, ' ')
 
 // --- Redis and HTTP -----------------------------------------------------------------------------------------------
 
-function relayPlain(client: Socket, address: Address, rules: ReadonlySet<Rule>): Connection {
+function relayPlain(client: Socket, way: Way, rules: ReadonlySet<Rule>): Connection {
   let waiting: Rule | undefined
-  return relay(client, address, ({ up, down, cut }) => ({
+  return relay(client, way, ({ up, down, cut }) => ({
     async fromClient(data) {
       const text = data.toString('latin1')
       const asked = find(rules, text, (at) => at === 'asked')
@@ -216,15 +264,16 @@ function createSqlReader(): (batch: readonly Message[]) => string {
   }
 }
 
-function relayPostgres(client: Socket, address: Address, rules: ReadonlySet<Rule>): Connection {
+function relayPostgres(client: Socket, way: Way, rules: ReadonlySet<Rule>): Connection {
   const readClient = createMessages(true)
   const readServer = createMessages(false)
   const sqlOf = createSqlReader()
   let status = 'I' // as the database last said: idle, in a transaction, in a failed one
+  let transaction = '' // what was asked in it
   let batch: Message[] = [] // up to Sync, or one message alone
   let waiting: Rule | undefined
   const withheld: Buffer[] = []
-  return relay(client, address, ({ up, down, cut }) => ({
+  return relay(client, way, ({ up, down, cut }) => ({
     async fromClient(data) {
       for (const message of readClient(data)) {
         batch.push(message)
@@ -232,14 +281,15 @@ function relayPostgres(client: Socket, address: Address, rules: ReadonlySet<Rule
         const sql = sqlOf(batch)
         const bytes = Buffer.concat(batch.map((part) => part.bytes))
         batch = []
-        const asked = sql === '' ? undefined : find(rules, sql, (at) => at === 'asked')
+        const asked = sql === '' ? undefined : find(rules, sql, (at) => at === 'asked', transaction)
         const next = asked === undefined ? 'pass' : await asked.act()
         if (next === 'cut') return cut()
         if (next !== 'pass') {
           down(refusal(next.refuse, status))
           continue
         }
-        if (sql !== '') waiting ??= find(rules, sql, (at) => at !== 'asked')
+        if (sql !== '') waiting ??= find(rules, sql, (at) => at !== 'asked', transaction)
+        transaction += wordsOf(sql)
         up(bytes)
       }
     },
@@ -249,6 +299,7 @@ function relayPostgres(client: Socket, address: Address, rules: ReadonlySet<Rule
         else down(message.bytes)
         if (message.type !== 'Z') continue
         status = String.fromCharCode(message.bytes[5] ?? 0)
+        if (status === 'I') transaction = ''
         const rule = waiting
         waiting = undefined
         if (rule !== undefined && (await rule.act()) !== 'pass') return cut()

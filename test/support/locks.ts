@@ -20,12 +20,14 @@ export function waitUntilBlocked(url: string, count: number): Promise<void> {
   )
 }
 
+const LONG_MS = 20_000
+
 /** Until the query answers `so`. */
 export async function waitUntil(url: string, query: string): Promise<void> {
   await inSession(url, async (session) => {
-    const deadline = performance.now() + 5_000
+    const deadline = performance.now() + LONG_MS
     while (!(await session.query(query)).rows[0]?.so) {
-      if (performance.now() > deadline) throw new Error(`not so within 5 s: ${query}`)
+      if (performance.now() > deadline) throw new Error(`not so within ${LONG_MS} ms: ${query}`)
       await new Promise((resolve) => setTimeout(resolve, 10))
     }
   })

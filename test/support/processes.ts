@@ -7,10 +7,9 @@ import { expect, inject } from 'vitest'
 import { createApp, ROOT } from '../../src/app.ts'
 import { runCommand } from '../../src/cli/commands.ts'
 import { readConfig } from '../../src/config.ts'
-import { createEnvelope } from '../../src/crypto/envelope.ts'
 import { createLog } from '../../src/http/log.ts'
 import { openPostgres } from '../../src/store/database.ts'
-import { createScratchDatabase } from './databases.ts'
+import { createScratchDatabase, newSink } from './databases.ts'
 import { freePort, type TestServer } from './server.ts'
 import { createUserAgent } from './user-agent.ts'
 import type { TestClient, TokenAnswer } from './world.ts'
@@ -36,10 +35,12 @@ export interface ProcessOptions {
   databaseUrl: string
   redisUrl?: string | undefined
   masterKey: string
+  sink?: string
   environment?: Record<string, string>
 }
 
-const START_MS = 30_000
+/** A bound, not a promise: the machine may be busy, and others start beside it. */
+const START_MS = 80_000
 
 /** Starts `latchkey serve`; resolves once it is ready. @throws {Error} with what it printed when it ends before */
 export async function startProcess(options: ProcessOptions): Promise<ServerProcess> {
@@ -55,6 +56,7 @@ export async function startProcess(options: ProcessOptions): Promise<ServerProce
       ...(options.redisUrl === undefined ? {} : { REDIS_URL: options.redisUrl }),
       LATCHKEY_MASTER_KEY: options.masterKey,
       LATCHKEY_LOG_LEVEL: 'warn',
+      LATCHKEY_SINK: options.sink ?? newSink(),
       ...options.environment,
     },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -91,6 +93,22 @@ async function statusOf(target: Target, path: string): Promise<number | undefine
   return (await attempt(send(target, { path })))?.status
 }
 
+/** A bound, not a promise: the machine may be busy. */
+const READY_MS = 30_000
+
+/** Until it serves: its stores are there, and it knows what is revoked. */
+export function untilReady(target: Target): Promise<void> {
+  return until(async () => (await statusOf(target, '/readyz')) === 200)
+}
+
+async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  const deadline = performance.now() + READY_MS
+  while (!(await condition())) {
+    if (performance.now() > deadline) throw new Error(`not ready within ${READY_MS} ms`)
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+}
+
 /** Two or more processes on the same stores. The first one's address is the issuer's: browsers go there. */
 export interface Cluster {
   /** Runs commands, and hands out browsers; it serves nothing itself. */
@@ -98,6 +116,8 @@ export interface Cluster {
   processes: ServerProcess[]
   databaseUrl: string
   redisUrl: string
+  /** The file that all its processes write their revocations to. */
+  sink: string
   /** One more process, or one that was killed, again. */
   start(options?: Partial<ProcessOptions>): Promise<ServerProcess>
   close(): Promise<void>
@@ -105,6 +125,9 @@ export interface Cluster {
 
 export interface ClusterOptions {
   count?: number
+  /** The issuer's address, where it is that of a proxy in front of the first process, and that process's own port. */
+  issuer?: string
+  port?: number
   /** Stores of its own; without them a database is made on those that the tests were given. */
   databaseUrl?: string
   redisUrl?: string
@@ -118,10 +141,11 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
   const scratch = options.databaseUrl === undefined ? await createScratchDatabase() : undefined
   const databaseUrl = options.databaseUrl ?? scratch?.url ?? ''
   const redisUrl = options.redisUrl ?? inject('redisUrl') ?? ''
-  const port = await freePort()
-  const issuer = `http://localhost:${port}`
+  const port = options.port ?? (await freePort())
+  const issuer = options.issuer ?? `http://localhost:${port}`
   const masterKey = randomBytes(32).toString('base64')
-  const shared = { issuer, masterKey, databaseUrl, redisUrl, environment: options.environment ?? {} }
+  const sink = newSink()
+  const shared = { issuer, masterKey, databaseUrl, redisUrl, sink, environment: options.environment ?? {} }
   const started: ServerProcess[] = []
   const start = async (more: Partial<ProcessOptions> = {}) => {
     const process = await startProcess({ ...shared, ...more })
@@ -139,11 +163,14 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
     ),
   )
   const operator = await openOperator(shared)
+  await Promise.all(processes.map(untilReady))
+  await until(() => operator.app.revocations.isLive())
   return {
     server: operator,
     processes,
     databaseUrl,
     redisUrl,
+    sink,
     start,
     async close() {
       await Promise.all(started.map((process) => process.kill()))
@@ -159,6 +186,7 @@ async function openOperator(shared: {
   masterKey: string
   databaseUrl: string
   redisUrl: string
+  sink: string
 }): Promise<TestServer> {
   const logLines: string[] = []
   const opened = openPostgres(shared.databaseUrl, 3, () => {})
@@ -168,9 +196,10 @@ async function openOperator(shared: {
       DATABASE_URL: shared.databaseUrl,
       REDIS_URL: shared.redisUrl,
       LATCHKEY_MASTER_KEY: shared.masterKey,
+      LATCHKEY_SINK: shared.sink,
     }),
     opened,
-    createEnvelope([Buffer.from(shared.masterKey, 'base64')]),
+    [Buffer.from(shared.masterKey, 'base64')],
     createLog('warn', { write: (line) => void logLines.push(line) }),
   )
   return {
@@ -259,6 +288,25 @@ export async function attempt<T>(answer: Promise<T>): Promise<T | undefined> {
   }
 }
 
+const PATIENCE_MS = 20_000
+
+/**
+ * As a client that honours Retry-After: asks again while it hears 503. A server on a busy machine says so now and then.
+ *
+ * @param isStruck what was to happen to the request has happened: then its answer counts, whatever it is
+ */
+export async function patiently<T extends { status: number } | undefined>(
+  ask: () => Promise<T>,
+  isStruck: () => boolean = () => false,
+): Promise<T> {
+  const until = performance.now() + PATIENCE_MS
+  for (;;) {
+    const answer = await ask()
+    if (answer?.status !== 503 || isStruck() || performance.now() > until) return answer
+    await new Promise((resolve) => setTimeout(resolve, 250))
+  }
+}
+
 export interface TimedTokenAnswer extends TokenAnswer {
   elapsedMs: number
 }
@@ -314,7 +362,7 @@ export async function introspectAt(
   client: TestClient,
   token: string | undefined,
 ): Promise<{ active?: boolean; scope?: string; token_version?: string }> {
-  const answer = await postTo(target, '/introspect', client, { token: token ?? '' })
+  const answer = await patiently(() => postTo(target, '/introspect', client, { token: token ?? '' }))
   if (answer.status !== 200) throw new Error(`introspection answered ${answer.status}`)
   return answer.body as { active?: boolean } // RFC 7662 §2.2
 }

@@ -8,6 +8,7 @@ import { digestOf } from '../../src/crypto/secret.ts'
 import {
   type Cluster,
   introspectAt,
+  patiently,
   postTo,
   redeemAt,
   refreshAt,
@@ -46,17 +47,28 @@ function statuses(answers: readonly TimedTokenAnswer[]): Record<string, number> 
 
 /** Each code redeemed by fifty at once: one is answered, and what it got is dead as soon as all are. */
 export async function raceCodes(cluster: Cluster, rounds: number): Promise<void> {
+  let wins = 0
   const world = await makeWorld(cluster.server)
   const agent = cluster.server.userAgent()
   for (let round = 0; round < rounds; round++) {
     const opaque = round % 2 === 1
     const code = await obtainCode(cluster.server, world, { agent, ...(opaque ? { more: OPAQUE } : {}) })
     const before = await countOpaqueTokens(cluster)
-    const answers = await everywhere(cluster, (process) => redeemAt(process, world.client, code))
-    expect(await countOpaqueTokens(cluster)).toBe(before + (opaque ? 1 : 0)) // those who lost left none behind
-    expect(statuses(answers)).toEqual({ 200: 1, '400 invalid_grant': PARALLEL - 1 })
+    let busy = 0
+    const answers = await everywhere(cluster, (process) =>
+      patiently(async () => {
+        const answer = await redeemAt(process, world.client, code)
+        if (answer.status === 503) busy++
+        return answer
+      }),
+    )
     const won = answers.find(({ status }) => status === 200)?.body
+    // Who hears 503 after its code was redeemed begins anew: the code gives nothing any more.
+    if (won === undefined && busy > 0) continue
+    expect(statuses(answers)).toEqual({ 200: 1, '400 invalid_grant': PARALLEL - 1 })
     if (won === undefined) throw new Error('nobody won')
+    wins++
+    if (busy === 0) expect(await countOpaqueTokens(cluster)).toBe(before + (opaque ? 1 : 0)) // those who lost left none behind
     for (const process of cluster.processes) {
       expect(await introspectAt(process, world.client, won.access_token)).toEqual({ active: false })
       expect(await introspectAt(process, world.client, won.refresh_token)).toEqual({ active: false })
@@ -64,10 +76,11 @@ export async function raceCodes(cluster: Cluster, rounds: number): Promise<void>
         expect(won.access_token).toMatch(/^lk_at_/)
         expect(await userinfoStatus(process, won.access_token)).toBe(401)
       }
-      const refreshed = await refreshAt(process, world.client, won.refresh_token)
+      const refreshed = await patiently(() => refreshAt(process, world.client, won.refresh_token))
       expect(refreshed).toMatchObject({ status: 400, body: { error: 'invalid_grant' } })
     }
   }
+  expect(wins).toBeGreaterThan(0)
 }
 
 async function countOpaqueTokens(cluster: Cluster): Promise<number> {
@@ -90,7 +103,7 @@ export async function raceRefreshes(cluster: Cluster, rounds: number): Promise<v
   const familyId = await familyOf(cluster.server, current)
   for (let round = 0; round < rounds; round++) {
     const presented = current
-    const answers = await everywhere(cluster, (process) => refreshAt(process, world.client, presented))
+    const answers = await everywhere(cluster, (process) => patiently(() => refreshAt(process, world.client, presented)))
     expect(statuses(answers)).toEqual({ 200: PARALLEL })
     const successors = new Set(answers.map(({ body }) => body.refresh_token))
     expect(successors.size).toBe(1)
@@ -121,7 +134,8 @@ export async function connectAt(
   options: Parameters<typeof obtainCode>[2] & { process?: ServerProcess } = {},
 ) {
   const code = await obtainCode(cluster.server, world, options)
-  const answer = await redeemAt(options.process ?? at(cluster.processes, 0), options.client ?? world.client, code)
+  const target = options.process ?? at(cluster.processes, 0)
+  const answer = await patiently(() => redeemAt(target, options.client ?? world.client, code))
   if (answer.status !== 200) throw new Error(`no tokens: ${answer.status} ${JSON.stringify(answer.body)}`)
   return { ...answer.body, ...code }
 }
@@ -153,7 +167,7 @@ export async function raceReuse(cluster: Cluster, rounds: number): Promise<void>
   for (let round = 0; round < rounds; round++) {
     const { refresh_token: first } = await connectAt(cluster, world, { agent })
     const family = await familyOf(cluster.server, first)
-    const second = await refreshAt(at(cluster.processes, 0), world.client, first)
+    const second = await patiently(() => refreshAt(at(cluster.processes, 0), world.client, first))
     expect(second.status).toBe(200)
     await endGrace(cluster.server, first)
     let turn = 0
@@ -163,10 +177,8 @@ export async function raceReuse(cluster: Cluster, rounds: number): Promise<void>
     for (const { status } of answers) expect([200, 400, 503]).toContain(status)
     await expectEnded(cluster, family)
     for (const { body } of answers.filter(({ status }) => status === 200)) {
-      expect(await refreshAt(at(cluster.processes, -1), world.client, body.refresh_token)).toMatchObject({
-        status: 400,
-        body: { error: 'invalid_grant' },
-      })
+      const refused = await patiently(() => refreshAt(at(cluster.processes, -1), world.client, body.refresh_token))
+      expect(refused).toMatchObject({ status: 400, body: { error: 'invalid_grant' } })
       expect(await introspectAt(at(cluster.processes, 0), world.client, body.access_token)).toEqual({ active: false })
     }
   }
@@ -181,7 +193,9 @@ export async function raceRevocation(cluster: Cluster, rounds: number): Promise<
     const family = await familyOf(cluster.server, refresh_token)
     const refreshing = refreshAt(at(cluster.processes, round % cluster.processes.length), world.client, refresh_token)
     await new Promise((resolve) => setTimeout(resolve, Math.random() * 15))
-    const revoked = await postTo(at(cluster.processes, 0), '/revoke', world.client, { token: refresh_token ?? '' })
+    const revoked = await patiently(() =>
+      postTo(at(cluster.processes, 0), '/revoke', world.client, { token: refresh_token ?? '' }),
+    )
     expect(revoked.status).toBe(200)
     const { status, body } = await refreshing
     expect([200, 400, 503]).toContain(status)

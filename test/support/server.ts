@@ -5,10 +5,9 @@ import { inject } from 'vitest'
 import { type App, createApp } from '../../src/app.ts'
 import { runCommand } from '../../src/cli/commands.ts'
 import { readConfig } from '../../src/config.ts'
-import { createEnvelope } from '../../src/crypto/envelope.ts'
 import { createLog } from '../../src/http/log.ts'
 import { type OpenedDatabase, openPostgres } from '../../src/store/database.ts'
-import { createScratchDatabase, openEmbedded } from './databases.ts'
+import { createScratchDatabase, newSink, openEmbedded } from './databases.ts'
 import { createUserAgent, type UserAgent } from './user-agent.ts'
 
 export interface TestServer {
@@ -43,6 +42,7 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
       ? {}
       : { DATABASE_URL: stores.url, REDIS_URL: inject('redisUrl'), LATCHKEY_MASTER_KEY: MASTER_KEY }),
     LATCHKEY_TOUR: 'off',
+    LATCHKEY_SINK: newSink(),
     ...options.environment,
   })
   const opened =
@@ -62,7 +62,7 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
 export async function startOn(config: ReturnType<typeof readConfig>, opened: OpenedDatabase): Promise<TestServer> {
   const logLines: string[] = []
   const log = createLog(config.logLevel, { write: (line) => void logLines.push(line) })
-  const app = await createApp(config, opened, createEnvelope([Buffer.from(MASTER_KEY, 'base64')]), log)
+  const app = await createApp(config, opened, [Buffer.from(MASTER_KEY, 'base64')], log)
   await new Promise<void>((resolve) => app.server.listen(config.port, '127.0.0.1', resolve))
   return {
     origin: config.issuer,

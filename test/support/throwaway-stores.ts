@@ -191,7 +191,8 @@ function owner(): { uid?: number; gid?: number } | undefined {
   return uid === undefined || gid === undefined ? undefined : { uid: Number(uid), gid: Number(gid) }
 }
 
-function findProgram(name: string): string | undefined {
+/** A program of PostgreSQL or Redis, wherever a distribution keeps it. */
+export function findProgram(name: string): string | undefined {
   const directories = [...(process.env.PATH ?? '').split(delimiter), ...globSync('/usr/lib/postgresql/*/bin')]
   return directories.map((directory) => join(directory, name)).find((path) => existsSync(path))
 }

@@ -70,6 +70,8 @@ export async function makeClient(server: TestServer, input: Record<string, unkno
   return { id: text(created.client_id), secret: created.client_secret, redirectUri }
 }
 
+const MOST_TRIES = 20
+
 export interface Pkce {
   verifier: string
   challenge: string
@@ -116,7 +118,7 @@ export async function walk(
   return page
 }
 
-/** Signs in, approves, and comes back with a code. */
+/** Signs in, approves, and comes back with a code. Where a page says that the server is busy, begins again. */
 export async function obtainCode(
   server: TestServer,
   world: World,
@@ -125,7 +127,11 @@ export async function obtainCode(
   const agent = options.agent ?? server.userAgent()
   const pkce = makePkce()
   const url = authorizationUrl(options.client ?? world.client, pkce, options.more)
-  const page = await walk(agent, world, url, options.workspaceId)
+  let page = await walk(agent, world, url, options.workspaceId)
+  for (let tries = 1; page.status === 503 && tries < MOST_TRIES; tries++) {
+    await new Promise((resolve) => setTimeout(resolve, 250))
+    page = await walk(agent, world, url, options.workspaceId)
+  }
   const code = page.url.searchParams.get('code')
   if (code === null)
     throw new Error(

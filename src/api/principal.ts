@@ -1,0 +1,142 @@
+// Who calls the JSON API: a key or token, a JWT for our own API, or a signed-in browser. One answer for all that is not good.
+import type { Context } from 'koa'
+import { AppError } from '../errors.ts'
+import { requestInfo } from '../http/trace.ts'
+import { type ConnectionId, isKeyId, isUserId, type OrganizationId, type WorkspaceId } from '../ids.ts'
+import { type AccessTokenClaims, type AccessTokens, parseVersion } from '../oauth/access-tokens.ts'
+import type { BrowserSessions } from '../oauth/browser-sessions.ts'
+import type { Principal } from '../principals/rules.ts'
+import { ownResourceServer } from '../resource-servers/rules.ts'
+import type { Environment } from '../store/tables.ts'
+import type { Uses } from '../uses/service.ts'
+import type { Verification } from '../verification/service.ts'
+import type { TokenRecord } from '../verification/store.ts'
+import { scopesAt } from '../workspace-tokens/rules.ts'
+
+export interface PrincipalDeps {
+  issuer: string
+  verification: Verification
+  accessTokens: AccessTokens
+  uses: Uses
+  sessions: BrowserSessions
+}
+
+/** The API's own audience and the scopes in it (RFC 8707). */
+export const ownAudience = (issuer: string): string => `${issuer}/api`
+
+/** What is said with a refusal (RFC 6750 §3), and where to learn how to get in (RFC 9728 §5.1). */
+export function bearerChallenge(issuer: string, parameters: readonly string[]): string {
+  return `Bearer ${[
+    `realm="${ownAudience(issuer)}"`,
+    ...parameters,
+    `resource_metadata="${issuer}/.well-known/oauth-protected-resource/api"`,
+  ].join(', ')}`
+}
+
+/** Of a value that is not good. */
+export const INVALID_TOKEN = 'error="invalid_token"'
+
+/**
+ * @param admit whether they may, and to what; throws where they may not
+ * @throws {AppError} `unauthorized`, the same for every reason; `invalid_request` for a credential in the address or in
+ * two places (RFC 6750 §2); `forbidden_origin` for a browser's change without its token
+ */
+export async function identify<R>(
+  deps: PrincipalDeps,
+  ctx: Context,
+  admit: (principal: Principal) => Promise<R>,
+): Promise<{ principal: Principal; admitted: R }> {
+  if (ctx.URL.searchParams.has('access_token')) {
+    throw new AppError('invalid_request', {
+      detail: 'A credential must not be in the address: send it as "Authorization: Bearer …".',
+    })
+  }
+  const authorization = ctx.get('authorization')
+  // The first of two would count here, and perhaps the other one at a proxy.
+  if ((ctx.req.headersDistinct.authorization?.length ?? 0) > 1)
+    throw new AppError('invalid_request', { detail: 'There must be one Authorization header.' })
+  if (authorization === '') {
+    const principal = await fromSession(deps, ctx)
+    return { principal, admitted: await admit(principal) }
+  }
+  const [, value] = /^bearer +([\x21-\x7e]+)$/i.exec(authorization) ?? []
+  if (value === undefined) throw new AppError('unauthorized')
+  const request = requestInfo(ctx)
+  const from = { address: request.address, agent: ctx.get('user-agent'), request }
+  let found: { principal: Principal; admitted: R } | undefined
+  // A request that is refused is no use of the token: the first use of a rotated value ends the older one.
+  await deps.verification.use(value, from, async (token) => {
+    const principal = ofToken(token, scopesAt(ownResourceServer(deps.issuer), token))
+    found = { principal, admitted: await admit(principal) }
+    return true
+  })
+  if (found !== undefined) return found
+  const principal = await fromJwt(deps, value)
+  if (principal === undefined) throw new AppError('unauthorized')
+  const admitted = await admit(principal)
+  const { credentialId, tokenVersion: version } = principal
+  if (credentialId !== undefined && version !== undefined)
+    deps.uses.seen({ credentialId, version, address: from.address, agent: from.agent })
+  return { principal, admitted }
+}
+
+async function fromJwt(deps: PrincipalDeps, value: string): Promise<Principal | undefined> {
+  const claims = await deps.accessTokens.check(value)
+  if (claims === undefined || claims.aud !== ownAudience(deps.issuer) || claims.cnf !== undefined) return undefined
+  return (await deps.accessTokens.stands(claims)) ? ofClaims(claims) : undefined
+}
+
+function ofToken(token: TokenRecord, permissions: readonly string[]): Principal {
+  return {
+    kind: token.workspaceId === null ? 'organization_key' : 'workspace_token',
+    authority: { kind: 'key', id: token.id, version: token.version },
+    organizationId: token.organizationId,
+    workspaceId: token.workspaceId ?? undefined,
+    permissions,
+    environment: token.environment,
+    userId: token.userId,
+    credentialId: token.id,
+    tokenVersion: token.version,
+  }
+}
+
+/** Claims are ours: signed by us, with these forms. */
+function ofClaims(claims: AccessTokenClaims): Principal | undefined {
+  const version = parseVersion(claims.token_version)
+  if (version === undefined) return undefined
+  const id = claims.credential_id
+  const userId = isUserId(claims.sub) ? claims.sub : null
+  return {
+    kind: 'access_token',
+    authority: isKeyId(id)
+      ? { kind: 'key', id, version }
+      : { kind: 'connection', id: id as ConnectionId, version, userId },
+    organizationId: claims.organization_id as OrganizationId,
+    workspaceId: claims.workspace_id as WorkspaceId,
+    permissions: claims.scope?.split(' ') ?? [],
+    environment: claims.environment as Environment,
+    userId,
+    credentialId: isKeyId(id) ? id : (id as ConnectionId),
+    tokenVersion: version,
+  }
+}
+
+const SAFE_METHODS = new Set(['GET', 'HEAD', 'OPTIONS'])
+
+/** A browser's change must come from our own page, with the token that the page was given. */
+async function fromSession(deps: PrincipalDeps, ctx: Context): Promise<Principal> {
+  const session = await deps.sessions.find(ctx)
+  if (session === undefined) throw new AppError('unauthorized')
+  if (!SAFE_METHODS.has(ctx.method)) deps.sessions.requireOwnPage(ctx, session, ctx.get('x-csrf-token'))
+  return {
+    kind: 'session',
+    authority: { kind: 'person', userId: session.userId, signedInAt: session.signedInAt },
+    organizationId: undefined,
+    workspaceId: undefined,
+    permissions: undefined,
+    environment: undefined,
+    userId: session.userId,
+    credentialId: undefined,
+    tokenVersion: undefined,
+  }
+}

@@ -1,0 +1,223 @@
+// The JSON API's frame: for each route, who is calling, whether they may, whether what they sent has the right shape.
+import { isUtf8 } from 'node:buffer'
+import Router from '@koa/router'
+import type { Context, Middleware } from 'koa'
+import { z } from 'zod'
+import { AppError } from '../errors.ts'
+import { readBody } from '../http/body.ts'
+import { requestInfo } from '../http/trace.ts'
+import type { Repeatable } from '../idempotency/service.ts'
+import { isAtLeast } from '../organizations/rules.ts'
+import { findOrganizationReached, findReached } from '../organizations/service.ts'
+import { hasPermission, KEY_ROLE, type Principal } from '../principals/rules.ts'
+import type { Db } from '../store/database.ts'
+import { createPages } from './pages.ts'
+import { bearerChallenge, INVALID_TOKEN, identify, type PrincipalDeps } from './principal.ts'
+import type { Call, Reach, Route, Rule } from './route.ts'
+
+export const API_PREFIX = '/api/v1'
+
+export interface ApiDeps extends PrincipalDeps {
+  db: Db
+  /** Signs cursors. */
+  cursorKey: Buffer
+}
+
+/** @throws {Error} at start for a route whose rule is missing, or does not fit its address */
+export function createApiRouter(deps: ApiDeps, routes: readonly Route[]): Router {
+  const router = new Router({ prefix: API_PREFIX, sensitive: true })
+  for (const route of routes) {
+    assertRule(route)
+    router.register(route.path, [route.method], serve(deps, route))
+  }
+  return router
+}
+
+const OBJECT_OF_RULE: Partial<Record<Rule['who'], string>> = {
+  workspace: ':workspace_id',
+  itself: ':workspace_id',
+  organization: ':organization_id',
+}
+
+function assertRule(route: Route): void {
+  const name = `${route.method} ${route.path}`
+  // Typed code always has one; what is built another way must not start either.
+  if ((route.rule as Rule | undefined) === undefined) throw new Error(`${name} says not who may call it`)
+  const object = OBJECT_OF_RULE[route.rule.who]
+  if (object !== undefined && !route.path.includes(object))
+    throw new Error(`${name} has no ${object} to let anyone into`)
+}
+
+function serve(deps: ApiDeps, route: Route): Middleware {
+  return async (ctx) => {
+    ctx.set('Cache-Control', 'no-store')
+    const answer = await prepare(deps, route, ctx)
+      .then((call) => route.handle(call))
+      .catch((error: unknown) => challenge(deps, route, ctx, error))
+    ctx.status = answer.status
+    ctx.body = answer.body ?? null
+    if (answer.body === undefined) ctx.status = answer.status // an empty body would make it 204 by itself
+  }
+}
+
+async function prepare(deps: ApiDeps, route: Route, ctx: Context): Promise<Call<never, never, never>> {
+  const { rule } = route
+  const identified =
+    rule.who === 'anyone' ? undefined : await identify(deps, ctx, (principal) => authorise(deps, rule, principal, ctx))
+  const { principal, admitted: reach } = identified ?? {}
+  ctx.state.workspaceId = reach?.workspace?.id ?? principal?.workspaceId
+  const body = await readInput(route, ctx)
+  const request = requestInfo(ctx)
+  const scope = JSON.stringify([route.path, ctx.params, principal?.credentialId ?? principal?.userId])
+  const call = {
+    params: parse(route.params, ctx.params),
+    query: parse(route.query ?? z.strictObject({}), queryOf(ctx)),
+    body: parse(route.body, body.value),
+    get principal(): Principal {
+      if (principal === undefined) throw new AppError('unauthorized')
+      return principal
+    },
+    get reach(): Reach {
+      if (reach === undefined) throw new AppError('not_found')
+      return reach
+    },
+    get by() {
+      return { authority: this.principal.authority, request }
+    },
+    request,
+    repeatable: route.repeatable === true ? repeatableOf(ctx, principal, body.text) : undefined,
+    pages: createPages(deps.cursorKey, ctx, scope),
+  }
+  return call as Call<never, never, never> // each part was parsed by the route's own shape
+}
+
+// --- Who may ------------------------------------------------------------------------------------------------------------
+
+async function authorise(deps: ApiDeps, rule: Rule, principal: Principal, ctx: Context): Promise<Reach | undefined> {
+  if (rule.who === 'anyone') return undefined
+  const { params } = ctx as { params?: Record<string, string> }
+  if (rule.who === 'itself') return reachItself(deps, principal, params?.workspace_id ?? '')
+  if (!rule.credentials.includes(principal.kind)) throw new AppError('wrong_credential')
+  const reach =
+    rule.who === 'workspace'
+      ? await reachWorkspace(deps, principal, params?.workspace_id ?? '')
+      : rule.who === 'organization'
+        ? await reachOrganization(deps, principal, params?.organization_id ?? '')
+        : undefined
+  if (!hasPermission(principal, rule.permission)) {
+    throw new AppError('insufficient_scope', { detail: `This call needs the permission ${rule.permission}.` })
+  }
+  if (reach !== undefined && rule.who !== 'caller' && !isAtLeast(reach.role, rule.role)) {
+    throw new AppError('role_too_low', { detail: `This takes the role ${rule.role} or above.` })
+  }
+  return reach
+}
+
+/** A workspace that the caller does not reach is the same 404 as one that never was. */
+async function reachWorkspace(deps: ApiDeps, principal: Principal, id: string): Promise<Reach> {
+  const found = await findReached(deps.db, id, principal.userId)
+  if (found === undefined) throw new AppError('not_found')
+  const { workspace } = found
+  if (principal.organizationId !== undefined && principal.organizationId !== workspace.organization_id)
+    throw new AppError('not_found')
+  if (principal.workspaceId !== undefined && principal.workspaceId !== workspace.id)
+    throw new AppError('workspace_mismatch')
+  const role = actsForItself(principal) ? KEY_ROLE : found.role
+  if (role === undefined) throw new AppError('not_found')
+  return { organizationId: workspace.organization_id, workspace, role }
+}
+
+async function reachOrganization(deps: ApiDeps, principal: Principal, id: string): Promise<Reach> {
+  const found = await findOrganizationReached(deps.db, id, principal.userId)
+  if (found === undefined) throw new AppError('not_found')
+  if (principal.organizationId !== undefined && principal.organizationId !== found.organization.id)
+    throw new AppError('not_found')
+  const role = actsForItself(principal) ? KEY_ROLE : found.role
+  if (role === undefined) throw new AppError('not_found')
+  return { organizationId: found.organization.id, workspace: undefined, role }
+}
+
+async function reachItself(deps: ApiDeps, principal: Principal, workspaceId: string): Promise<Reach> {
+  if (principal.kind !== 'workspace_token') throw new AppError('wrong_credential')
+  return reachWorkspace(deps, principal, workspaceId)
+}
+
+/** Keys, and a client's own connection: no person's role counts. */
+function actsForItself({ authority }: Principal): boolean {
+  return authority.kind === 'key' || (authority.kind === 'connection' && authority.userId === null)
+}
+
+/** Says with the refusal what would be let in. */
+function challenge(deps: ApiDeps, route: Route, ctx: Context, error: unknown): never {
+  const code = error instanceof AppError ? error.code : undefined
+  const scope = 'permission' in route.rule ? [`scope="${route.rule.permission}"`] : []
+  const parameters =
+    code === 'insufficient_scope'
+      ? ['error="insufficient_scope"', ...scope]
+      : ctx.get('authorization') === ''
+        ? []
+        : [INVALID_TOKEN]
+  if (code === 'unauthorized' || code === 'insufficient_scope')
+    ctx.set('WWW-Authenticate', bearerChallenge(deps.issuer, parameters))
+  throw error
+}
+
+// --- What they sent ------------------------------------------------------------------------------------------------------
+
+const MOST_BODY_BYTES = 56 * 1024
+
+async function readInput(route: Route, ctx: Context): Promise<{ text: string; value: unknown }> {
+  if (route.body === undefined) return { text: '', value: undefined }
+  const text = textOf(await readBody(ctx, MOST_BODY_BYTES))
+  if (text.trim() === '') return { text, value: {} }
+  const isJson = ctx.is('json', '+json') !== false
+  // What `curl -d` sends unless it is told otherwise. A browser's session needs a token of its own besides.
+  const isUnnamedJson = ctx.is('application/x-www-form-urlencoded') !== false && /^\s*[{[]/.test(text)
+  if (!isJson && !isUnnamedJson) {
+    throw new AppError('unsupported_media_type', {
+      detail: 'The body must be JSON, with Content-Type: application/json.',
+    })
+  }
+  try {
+    return { text, value: JSON.parse(text) }
+  } catch {
+    throw new AppError('invalid_request', { detail: 'The body is not JSON.' })
+  }
+}
+
+/** @throws {AppError} `invalid_request` for what is not UTF-8 (RFC 8259 §8.1): repaired, it would be another text */
+function textOf(body: Buffer): string {
+  if (!isUtf8(body)) throw new AppError('invalid_request', { detail: 'The body is not UTF-8.' })
+  return body.toString('utf8')
+}
+
+function queryOf(ctx: Context): Record<string, string> {
+  const query: Record<string, string> = {}
+  for (const [name, value] of ctx.URL.searchParams) {
+    if (Object.hasOwn(query, name)) throw new AppError('invalid_request', { detail: 'A parameter is given twice.' })
+    Object.defineProperty(query, name, { value, enumerable: true }) // also where the name is __proto__
+  }
+  return query
+}
+
+/** @throws {AppError} `invalid_request` naming the fields; what was sent is not repeated */
+function parse(shape: z.ZodType | undefined, value: unknown): unknown {
+  if (shape === undefined) return {}
+  const read = shape.safeParse(value)
+  if (read.success) return read.data
+  const problems = read.error.issues.slice(0, 5).map((issue) => {
+    const where = issue.path.map(String).join('.').slice(0, 100)
+    return where === '' ? issue.message.slice(0, 200) : `${where}: ${issue.message.slice(0, 200)}`
+  })
+  throw new AppError('invalid_request', { detail: `${problems.join('. ')}.` })
+}
+
+function repeatableOf(ctx: Context, principal: Principal | undefined, text: string): Repeatable | undefined {
+  const key = ctx.get('idempotency-key')
+  if (key === '' || principal === undefined) return undefined
+  if (!/^[\x20-\x7e]{1,255}$/.test(key)) {
+    throw new AppError('invalid_request', { detail: 'The Idempotency-Key must be 1 to 255 printable characters.' })
+  }
+  const scope = principal.credentialId ?? principal.userId ?? ''
+  return { scope, key, request: `${ctx.method} ${ctx.path.replace(/\/$/, '')}\n${text}` }
+}

@@ -1,0 +1,149 @@
+// SQL of the audit log's chain: what waits to be sealed, the head, and what was sealed.
+import { type RawBuilder, sql } from 'kysely'
+import type { Executor, Trx } from '../store/database.ts'
+import type { AuditRecord, ChainEntry } from './rules.ts'
+
+/** One sealer a chain at a time. The first of two keys; any constant, ours alone. */
+const CHAIN_LOCK = 4_180_315
+
+const SYSTEM = sql.lit('system')
+
+/** An event as it is hashed. Of numbers that JSON cannot hold exactly, `detail` would say something else than it holds. */
+export const RECORD: RawBuilder<AuditRecord> = sql`jsonb_build_object('id', e.id,
+  'timestamp', to_char(e.recorded_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+  'organization_id', e.organization_id, 'workspace_id', e.workspace_id, 'event', e.event, 'status', e.status,
+  'trace_id', e.trace_id, 'profile_id', e.profile_id, 'actor_kind', e.actor_kind, 'actor_id', e.actor_id,
+  'user_id', e.user_id, 'client_id', e.client_id, 'credential_id', e.credential_id, 'token_version', e.token_version,
+  'address', e.address, 'detail', e.detail)`
+
+/** Chains with something to seal. By audit_pending's few rows. */
+export async function listPendingChains(executor: Executor): Promise<string[]> {
+  const { rows } = await sql<{ chain: string }>`
+    select distinct coalesce(organization_id, ${SYSTEM}) as chain from audit_pending`.execute(executor)
+  return rows.map(({ chain }) => chain)
+}
+
+/** In a statement of its own, before the head is read: what the one before has sealed must be seen. */
+export async function tryLockChain(trx: Trx, chain: string): Promise<boolean> {
+  const { rows } = await sql<{ locked: boolean }>`
+    select pg_try_advisory_xact_lock(${sql.lit(CHAIN_LOCK)}, hashtext(${chain})) as locked`.execute(trx)
+  return rows[0]?.locked === true
+}
+
+/** Primary key, backwards. */
+export async function findHead(
+  executor: Executor,
+  chain: string,
+): Promise<Pick<ChainEntry, 'seq' | 'hash'> | undefined> {
+  const { rows } = await sql<Pick<ChainEntry, 'seq' | 'hash'>>`
+    select seq::float8 as seq, hash from audit_chain where chain = ${chain} order by seq desc limit 1`.execute(executor)
+  return rows[0]
+}
+
+/** The oldest events of a chain that wait. */
+export async function listPending(executor: Executor, chain: string, most: number): Promise<AuditRecord[]> {
+  const { rows } = await sql<{ record: AuditRecord }>`
+    select ${RECORD} as record
+    from audit_pending p join audit_events e on e.id = p.event_id and e.recorded_at = p.recorded_at
+    where p.organization_id is not distinct from nullif(${chain}, ${SYSTEM})
+    order by p.recorded_at, p.event_id limit ${most}`.execute(executor)
+  return rows.map(({ record }) => record)
+}
+
+/** Puts events into the chain, and takes them from those that wait: one statement. */
+export async function seal(trx: Trx, sealed: ReadonlyArray<ChainEntry & { record: AuditRecord }>): Promise<void> {
+  const rows = sealed.map(({ chain, seq, previous, hash, record }) => {
+    return { chain, seq, previous, hash, event_id: record.id, recorded_at: record.timestamp }
+  })
+  await sql`
+    with given as (select * from jsonb_to_recordset(${JSON.stringify(rows)}::jsonb)
+      as given (chain text, seq bigint, event_id text, recorded_at timestamptz, previous text, hash text)),
+    taken as (delete from audit_pending p using given where p.event_id = given.event_id)
+    insert into audit_chain (chain, seq, event_id, recorded_at, previous, hash)
+    select chain, seq, event_id, recorded_at, previous, hash from given order by seq`.execute(trx)
+}
+
+// --- Checkpoints -------------------------------------------------------------------------------------------------------
+
+export interface Head {
+  chain: string
+  seq: number
+  hash: string
+}
+
+/** Chains that have grown since their last checkpoint. */
+export async function listUncheckedHeads(executor: Executor): Promise<Head[]> {
+  const { rows } = await sql<Head>`
+    with recursive heads as (
+      (select chain, seq, hash from audit_chain order by chain desc, seq desc limit 1)
+      union all
+      select below.chain, below.seq, below.hash from heads,
+        lateral (select c.chain, c.seq, c.hash from audit_chain c where c.chain < heads.chain
+          order by c.chain desc, c.seq desc limit 1) as below)
+    select chain, seq::float8 as seq, hash from heads
+    where not exists (select from audit_checkpoints k where k.chain = heads.chain and k.seq >= heads.seq)`.execute(
+    executor,
+  )
+  return rows
+}
+
+/** Another process may have been first. */
+export async function insertCheckpoint(executor: Executor, head: Head, jws: string): Promise<void> {
+  await sql`insert into audit_checkpoints (chain, seq, jws) values (${head.chain}, ${head.seq}, ${jws})
+    on conflict do nothing`.execute(executor)
+}
+
+// --- Verification ------------------------------------------------------------------------------------------------------
+
+export interface SealedRow extends ChainEntry {
+  event_id: string
+  /** Null where there is no such event. */
+  record: AuditRecord | null
+}
+
+/** A page of a chain in its order. Primary key. */
+export async function listSealed(executor: Executor, chain: string, after: number, most: number): Promise<SealedRow[]> {
+  const { rows } = await sql<SealedRow>`
+    select c.chain, c.seq::float8 as seq, c.previous, c.hash, c.event_id, case when e.id is not null then ${RECORD} end as record
+    from (select * from audit_chain where chain = ${chain} and seq > ${after} order by seq limit ${most}) c
+    left join audit_events e on e.id = c.event_id and e.recorded_at = c.recorded_at
+    order by c.seq`.execute(executor)
+  return rows
+}
+
+/** Every chain there is, also of an organization that only waits. */
+export async function listChains(executor: Executor): Promise<string[]> {
+  const { rows } = await sql<{ chain: string }>`
+    with recursive chains as (
+      (select chain from audit_chain order by chain limit 1)
+      union all
+      select above.chain from chains, lateral
+        (select c.chain from audit_chain c where c.chain > chains.chain order by c.chain limit 1) as above)
+    select chain from chains
+    union select distinct coalesce(organization_id, ${SYSTEM}) from audit_pending order by chain`.execute(executor)
+  return rows.map(({ chain }) => chain)
+}
+
+/** Events that are neither in a chain nor waiting for it, in the same snapshot: nobody recorded them this way. */
+export async function listUnsealed(executor: Executor, most: number): Promise<AuditRecord[]> {
+  const { rows } = await sql<{ record: AuditRecord }>`
+    select ${RECORD} as record from audit_events e
+    where not exists (select from audit_chain c where c.event_id = e.id and c.recorded_at = e.recorded_at)
+      and not exists (select from audit_pending p where p.event_id = e.id and p.recorded_at = e.recorded_at)
+    order by e.recorded_at limit ${most}`.execute(executor)
+  return rows.map(({ record }) => record)
+}
+
+export interface Waiting {
+  chain: string
+  count: number
+  oldest_seconds: number
+}
+
+export async function listWaiting(executor: Executor): Promise<Waiting[]> {
+  const { rows } = await sql<Waiting>`
+    select coalesce(organization_id, ${SYSTEM}) as chain, count(*)::int as count,
+      extract(epoch from clock_timestamp() - min(recorded_at))::float8 as oldest_seconds
+    from audit_pending group by 1`.execute(executor)
+  return rows
+}

@@ -1,0 +1,157 @@
+// JWT access tokens (RFC 9068) as we check them, wherever one is presented to us; and as we sign those that the library
+// does not make.
+import { createLocalJWKSet, importJWK, type JWTPayload, jwtVerify, SignJWT } from 'jose'
+import { isVersionGood, whyUnusable } from '../connections/rules.ts'
+import type { ConnectionReads } from '../connections/service.ts'
+import type { Keys } from '../crypto/keys.ts'
+import { digestOf, type SecretDigest } from '../crypto/secret.ts'
+import { isKeyId } from '../ids.ts'
+import { type Entry, endsIssuedAt, endsVersion } from '../revocation/rules.ts'
+import type { RevocationList } from '../revocation/service.ts'
+import { findEntries } from '../revocation/store.ts'
+import { type Db, reading } from '../store/database.ts'
+import { tokenFault } from '../verification/rules.ts'
+import { findTokenVersion } from '../verification/store.ts'
+
+export interface AccessTokensDeps {
+  db: Db
+  keys: Keys
+  issuer: string
+  reads: ConnectionReads
+  revocations: RevocationList
+}
+
+/** `workspace_id`, `organization_id`, `environment` and `scope` are there too: every JWT of ours says them. */
+export interface AccessTokenClaims extends JWTPayload {
+  sub: string
+  jti: string
+  iat: number
+  exp: number
+  client_id: string
+  credential_id: string
+  token_version: string
+  workspace_id: string
+  organization_id: string
+  environment: string
+  scope?: string
+}
+
+export interface AccessTokens {
+  /** Signature, type, issuer and time (RFC 9068 §4). What is behind the token is asked by `stands`. */
+  check(token: string): Promise<AccessTokenClaims | undefined>
+  /** Whether neither the token nor what is behind it has ended, by the database's time. @throws {AppError} `unavailable` */
+  stands(claims: AccessTokenClaims): Promise<boolean>
+  /** Signs claims as they are. */
+  sign(claims: Omit<AccessTokenClaims, 'iss'>): Promise<string>
+}
+
+const REQUIRED = ['sub', 'jti', 'iat', 'exp', 'aud', 'client_id', 'credential_id', 'token_version', 'workspace_id']
+const MOST_CHARACTERS = 8_192
+const MOST_CHECKED = 5_000
+
+export function createAccessTokens(deps: AccessTokensDeps): AccessTokens {
+  const [current] = deps.keys.signing.filter((key) => key.alg === 'ES256')
+  if (current === undefined) throw new Error('there is no key to sign with')
+  const privateKey = importJWK({ ...current.jwk, kty: String(current.jwk.kty) }, 'ES256')
+  const publicKeys = createLocalJWKSet({
+    keys: deps.keys.signing
+      .filter((key) => key.alg === 'ES256')
+      .map(({ jwk: { d: _private, ...jwk } }) => ({ ...jwk, kty: String(jwk.kty) })),
+  })
+
+  /** By digest: an API asks about the same token at each request, and its signature is good for as long as the keys. */
+  const checked = new Map<SecretDigest, AccessTokenClaims>()
+
+  function remember(digest: SecretDigest, claims: AccessTokenClaims): void {
+    checked.set(digest, claims)
+    const oldest = checked.size > MOST_CHECKED ? checked.keys().next().value : undefined
+    if (oldest !== undefined) checked.delete(oldest)
+  }
+
+  return {
+    async check(token) {
+      if (token.length > MOST_CHARACTERS || !/^[\w-]+\.[\w-]+\.[\w-]+$/.test(token)) return undefined
+      const digest = digestOf(token)
+      const known = checked.get(digest)
+      if (known !== undefined) return known.exp > Math.floor(Date.now() / 1000) ? known : undefined
+      try {
+        const { payload } = await jwtVerify(token, publicKeys, {
+          issuer: deps.issuer,
+          typ: 'at+jwt',
+          algorithms: ['ES256'],
+          requiredClaims: REQUIRED,
+        })
+        const claims = Object.freeze(payload as AccessTokenClaims) // signed by us, with these members
+        remember(digest, claims)
+        return claims
+      } catch {
+        return undefined
+      }
+    },
+
+    async stands(claims) {
+      const version = parseVersion(claims.token_version)
+      if (version === undefined) return false
+      const { revocations } = deps
+      if (revocations.isLive()) {
+        if (isOver(claims, revocations.now()) || hasEnded(claims, version, revocations.now(), revocations.entry))
+          return false
+        // All that ends a token is on the list. A connection's row says besides what its person may do now.
+        return isKeyId(claims.credential_id) || isCredentialGood(deps, claims, version)
+      }
+      const entries = await reading(findEntries(deps.db, subjectsOf(claims)))
+      // Whether a floor has risen by now is judged by the row, read below, on the database's time.
+      if (hasEnded(claims, version, 0, (subject) => entries.get(subject))) return false
+      return isCredentialGood(deps, claims, version)
+    },
+
+    async sign(claims) {
+      return new SignJWT({ iss: deps.issuer, ...claims })
+        .setProtectedHeader({ alg: 'ES256', typ: 'at+jwt', kid: current.kid })
+        .sign(await privateKey)
+    },
+  }
+}
+
+/** Entries of the list outlive no more than the longest life of a JWT: one that is over must not outlive them. */
+function isOver(claims: AccessTokenClaims, nowMs: number): boolean {
+  return claims.exp * 1000 <= nowMs
+}
+
+/** What an entry may name to end a JWT: itself, its credential, and where, by whom and through which client it is used. */
+function subjectsOf(claims: AccessTokenClaims): string[] {
+  const { jti, credential_id, workspace_id, sub, client_id } = claims
+  return [`jti:${jti}`, credential_id, workspace_id, sub, client_id, 'everything']
+}
+
+/** Whether an entry of the list ends it. */
+function hasEnded(
+  claims: AccessTokenClaims,
+  version: number,
+  nowMs: number,
+  entryOf: (subject: string) => Entry | undefined,
+): boolean {
+  const [jti = '', credential = '', ...places] = subjectsOf(claims)
+  if (endsVersion(entryOf(jti), version, nowMs) || endsVersion(entryOf(credential), version, nowMs)) return true
+  return places.some((subject) => endsIssuedAt(entryOf(subject), claims.iat))
+}
+
+/** What the rows themselves say. */
+async function isCredentialGood(deps: AccessTokensDeps, claims: AccessTokenClaims, version: number): Promise<boolean> {
+  if (isKeyId(claims.credential_id)) {
+    const record = await reading(findTokenVersion(deps.db, claims.credential_id, version))
+    return (
+      record !== undefined &&
+      !isOver(claims, record.readAt.getTime()) &&
+      tokenFault(record, record.readAt) === undefined
+    )
+  }
+  const facts = await deps.reads.connection(claims.credential_id)
+  if (facts === undefined || isOver(claims, facts.readAt.getTime())) return false
+  return isVersionGood(facts, version) && whyUnusable(facts) === undefined
+}
+
+/** `"v3"` → 3. Undefined for any other form. */
+export function parseVersion(text: unknown): number | undefined {
+  return typeof text === 'string' && /^v[1-9]\d{0,8}$/.test(text) ? Number(text.slice(1)) : undefined
+}

@@ -1,0 +1,306 @@
+// The chain that seals the audit log: whatever is done to the tables behind its back is named.
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import fc from 'fast-check'
+import { sql } from 'kysely'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { ROOT } from '../../src/app.ts'
+import { hashOf } from '../../src/audit/chain.ts'
+import { GENESIS } from '../../src/audit/rules.ts'
+import { createSealer, type Sealer } from '../../src/audit/sealer.ts'
+import { record } from '../../src/audit/service.ts'
+import { type AuditReport, verifyDatabase } from '../../src/audit/verification.ts'
+import { newId } from '../../src/ids.ts'
+import { createSink, type Sink } from '../../src/sink/service.ts'
+import { createSinkSigner } from '../../src/sink/signing.ts'
+import { type OpenedDatabase, openPostgres } from '../../src/store/database.ts'
+import { createScratchDatabase, hasStores, newSink, openEmbedded } from '../support/databases.ts'
+
+const signer = createSinkSigner([Buffer.alloc(32, 7)])
+const COLUMNS = [
+  'id',
+  'organization_id',
+  'workspace_id',
+  'event',
+  'trace_id',
+  'profile_id',
+  'actor_kind',
+  'actor_id',
+  'user_id',
+  'client_id',
+  'credential_id',
+  'token_version',
+  'address',
+] as const
+const CHAIN_COLUMNS = ['event_id', 'previous', 'hash'] as const
+
+it('is described so that another program finds the same hash', () => {
+  const page = readFileSync(join(ROOT, 'docs/audit.md'), 'utf8')
+  const [, example = '', hash] = /```json\n(.*)\n```[\s\S]*?```\n([0-9a-f]{64})\n```/.exec(page) ?? []
+  expect(hashOf({ chain: 'org_1', seq: 1, previous: GENESIS }, JSON.parse(example))).toBe(hash)
+})
+
+describe('the chain', () => {
+  let opened: OpenedDatabase
+  let path: string
+  let sink: Sink
+  let sealer: Sealer
+  beforeAll(async () => {
+    opened = await openEmbedded()
+    await sql`alter table audit_events disable trigger user`.execute(opened.db)
+    await sql`alter table audit_events enable trigger audit_events_queued`.execute(opened.db)
+    for (const table of ['audit_chain', 'audit_checkpoints'])
+      await sql`alter table ${sql.table(table)} disable trigger user`.execute(opened.db)
+  })
+  afterAll(() => opened?.close())
+  beforeEach(async () => {
+    for (const table of ['audit_events', 'audit_chain', 'audit_pending', 'audit_checkpoints'])
+      await sql`truncate ${sql.table(table)}`.execute(opened.db)
+    path = newSink()
+    sink = createSink({ kind: 'files', path })
+    sealer = createSealer({
+      db: opened.db,
+      sink,
+      signer,
+      onError: (error) => {
+        throw error
+      },
+    })
+  })
+  afterEach(() => sealer.close())
+
+  const organizations = ['org_a', 'org_b'] as never[]
+  async function write(count: number, organizationId: never | null = organizations[0] ?? null): Promise<void> {
+    for (let place = 0; place < count; place++) {
+      await record(opened.db, {
+        event: 'token.revoked',
+        status: 'pass',
+        actor: { kind: 'user', id: 'usr_x' },
+        request: { traceId: `trace-${place}`, profileId: 'profile', address: '192.0.2.1' },
+        organizationId,
+        workspaceId: 'ws_x',
+        userId: 'usr_x',
+        clientId: 'cl_x',
+        credentialId: 'key_x',
+        tokenVersion: 3,
+        detail: { place, 'ä"\u2028': ['\u{1F511}', null, { b: 1, a: true }] },
+      })
+    }
+  }
+  const verify = (): Promise<AuditReport> => verifyDatabase({ db: opened.db, sink, signer }, () => {})
+  const faultOf = async () => (await verify()).chains.find(({ fault }) => fault !== null)?.fault
+  const run = (text: string) => sql.raw(text).execute(opened.db)
+
+  it('seals what was recorded, each organization by itself, and what belongs to none', async () => {
+    await write(3)
+    await write(2, organizations[1])
+    await write(1, null)
+    expect(await verify()).toMatchObject({
+      ok: true,
+      records: 0,
+      chains: [{ waiting: 3 }, { waiting: 2 }, { waiting: 1 }],
+    })
+    expect(await sealer.seal()).toBe(6)
+    const report = await verify()
+    expect(report).toMatchObject({ ok: true, records: 6 })
+    expect(report.chains.map(({ chain, records }) => [chain, records])).toEqual([
+      ['org_a', 3],
+      ['org_b', 2],
+      ['system', 1],
+    ])
+    expect(await sealer.seal()).toBe(0)
+  })
+
+  it('goes on from its head, in batches, without a gap', async () => {
+    await write(3)
+    await sealer.seal()
+    await write(1_003)
+    expect(await sealer.seal()).toBe(1_003)
+    expect(await verify()).toMatchObject({ ok: true, records: 1_006 })
+  })
+
+  it('names the first record of which any column was changed', async () => {
+    await write(12)
+    await sealer.seal()
+    await fc.assert(
+      fc.asyncProperty(fc.constantFrom(...COLUMNS), fc.integer({ min: 1, max: 12 }), async (column, seq) => {
+        const { rows } = await sql<{ id: string; was: string | null }>`
+          select e.id, e.${sql.ref(column)} as was from audit_events e join audit_chain c on c.event_id = e.id where c.seq = ${seq}`.execute(
+          opened.db,
+        )
+        const [row] = rows
+        const changed = row?.was === null ? 'something' : `${row?.was}x`
+        await sql`update audit_events set ${sql.ref(column)} = ${changed} where id = ${row?.id}`.execute(opened.db)
+        expect(await faultOf()).toMatchObject({ kind: column === 'id' ? 'record_missing' : 'record_changed', seq })
+        await sql`update audit_events set ${sql.ref(column)} = ${row?.was} where ${sql.ref(column === 'id' ? 'id' : 'id')} = ${column === 'id' ? changed : row?.id}`.execute(
+          opened.db,
+        )
+        expect(await faultOf()).toBeUndefined()
+      }),
+      { numRuns: 30 },
+    )
+  })
+
+  it.each([
+    ['the status', `status = 'fail'`],
+    ['the time, by a microsecond', `recorded_at = recorded_at + interval '1 microsecond'`],
+    ['a number in the detail', `detail = jsonb_set(detail, '{place}', '99')`],
+    ['a number beyond what JSON holds', `detail = jsonb_set(detail, '{place}', '1.00000000000000000001')`],
+    ['one more member of the detail', `detail = detail || '{"more": 1}'`],
+  ])('notices a change of %s', async (_what, change) => {
+    await write(5)
+    await sealer.seal()
+    await run(`update audit_events set ${change} where id = (select event_id from audit_chain where seq = 3)`)
+    expect(await faultOf()).toMatchObject({ seq: 3 })
+  })
+
+  it.each(CHAIN_COLUMNS)('notices a change of %s in the chain itself', async (column) => {
+    await write(5)
+    await sealer.seal()
+    await run(`update audit_chain set ${column} = 'x' || ${column} where seq = 3`)
+    expect(await faultOf()).toMatchObject({ seq: 3 })
+  })
+
+  it.each([
+    [
+      'a record deleted',
+      `delete from audit_events where id = (select event_id from audit_chain where seq = 3)`,
+      { kind: 'record_missing', seq: 3 },
+    ],
+    ['an entry deleted', 'delete from audit_chain where seq = 3', { kind: 'entry_missing', seq: 4 }],
+    [
+      'both deleted',
+      'with gone as (delete from audit_chain where seq = 3 returning event_id) delete from audit_events using gone where id = event_id',
+      { kind: 'entry_missing', seq: 4 },
+    ],
+    [
+      'two swapped',
+      `update audit_chain set event_id = case seq when 2 then (select event_id from audit_chain where seq = 4) else (select event_id from audit_chain where seq = 2) end,
+       recorded_at = case seq when 2 then (select recorded_at from audit_chain where seq = 4) else (select recorded_at from audit_chain where seq = 2) end where seq in (2, 4)`,
+      { kind: 'record_changed', seq: 2 },
+    ],
+    [
+      'one put in',
+      `insert into audit_events (id, event, status, trace_id, actor_kind, organization_id) values ('aud_forged', 'x', 'pass', 't', 'user', 'org_a');`,
+      { kind: 'record_not_sealed', record_id: 'aud_forged' },
+    ],
+    [
+      'one doubled',
+      `insert into audit_chain (chain, seq, event_id, recorded_at, previous, hash) select chain, 6, event_id || '', recorded_at, hash, hash from audit_chain where seq = 5`,
+      { seq: 6 },
+    ],
+  ])('notices %s', async (_what, statement, fault) => {
+    await run('alter table audit_chain drop constraint if exists audit_chain_event_id_key')
+    await write(5)
+    await sealer.seal()
+    await run(statement)
+    await run(`delete from audit_pending where event_id = 'aud_forged'`)
+    expect(await faultOf()).toMatchObject(fault)
+  })
+
+  it('notices a cut at the end, up to the last checkpoint', async () => {
+    await write(5)
+    await sealer.seal()
+    await sealer.checkpoint()
+    await write(2)
+    await sealer.seal()
+    await run('delete from audit_events where id in (select event_id from audit_chain where seq > 5)')
+    await run('delete from audit_chain where seq > 5')
+    expect(await faultOf()).toBeUndefined() // no checkpoint had named these
+    await run('delete from audit_events where id in (select event_id from audit_chain where seq > 4)')
+    await run('delete from audit_chain where seq > 4')
+    expect(await faultOf()).toMatchObject({ kind: 'cut_off', seq: 5 })
+    await run('truncate audit_chain')
+    await run('truncate audit_events')
+    expect(await faultOf()).toMatchObject({ kind: 'cut_off', seq: 1 })
+  })
+
+  it('notices a chain that was written anew with hashes that fit', async () => {
+    await write(5)
+    await sealer.seal()
+    await sealer.checkpoint()
+    await run(
+      `update audit_events set user_id = 'usr_other' where id = (select event_id from audit_chain where seq = 2)`,
+    )
+    await run(
+      'insert into audit_pending (event_id, organization_id, recorded_at) select id, organization_id, recorded_at from audit_events',
+    )
+    await run('truncate audit_chain')
+    await sealer.seal()
+    expect(await faultOf()).toMatchObject({ kind: 'rewritten', seq: 5 })
+    await sealer.checkpoint() // signed over the new one: the old one still speaks
+    expect(await faultOf()).toMatchObject({ kind: 'rewritten', seq: 5 })
+  })
+
+  it('says what it cannot vouch for: a checkpoint that nobody signed, records that wait for long', async () => {
+    await write(1)
+    await run(`update audit_pending set recorded_at = recorded_at - interval '1 minute'`)
+    await sealer.checkpoint()
+    writeFileSync(path, '{"checkpoint":"org_a","jws":"x.y.z"}\n{"checkpoint":"org_a","jw')
+    const { notes } = await verify()
+    expect(notes.join()).toMatch(/wait to be sealed/)
+    expect(notes.join()).toMatch(/2 checkpoints/)
+  })
+
+  it('writes one checkpoint a chain that has grown, and no other', async () => {
+    await write(2)
+    await write(2, organizations[1])
+    await sealer.seal()
+    await sealer.checkpoint()
+    await sealer.checkpoint()
+    await write(1)
+    await sealer.seal()
+    await sealer.checkpoint()
+    expect(readFileSync(path, 'utf8').split('\n').filter(Boolean)).toHaveLength(3)
+    expect((await verify()).chains.map(({ checkpoints }) => checkpoints)).toEqual([2, 1])
+  })
+})
+
+describe.skipIf(!hasStores())('many writers and two sealers', () => {
+  it('make one chain an organization: gapless, linear, complete', async () => {
+    const scratch = await createScratchDatabase()
+    const processes = [openPostgres(scratch.url, 8, () => {}), openPostgres(scratch.url, 8, () => {})]
+    const sink = createSink({ kind: 'files', path: newSink() })
+    const errors: Error[] = []
+    const sealers = processes.map(({ db }) =>
+      createSealer({ db, sink, signer, onError: (error) => void errors.push(error) }),
+    )
+    const [first] = processes
+    if (first === undefined) throw new Error('no database')
+    let written = false
+    const sealing = Promise.all(
+      sealers.map(async (sealer) => {
+        while (!written) await sealer.seal()
+      }),
+    )
+    await Promise.all(
+      Array.from({ length: 20 }, async (_, writer) => {
+        for (let count = 0; count < 20; count++)
+          await processes[writer % 2]?.db.transaction().execute(async (trx) => {
+            await record(trx, {
+              event: 'x',
+              status: 'pass',
+              actor: { kind: 'operator' },
+              request: { traceId: newId('aud') },
+              organizationId: writer === 0 ? 'org_other' : 'org_one',
+              detail: { writer, count },
+            })
+            if (count % 5 === 4) await sql`select pg_sleep(0.02)`.execute(trx)
+          })
+      }),
+    )
+    written = true
+    await sealing
+    await Promise.all(sealers.map((sealer) => sealer.seal()))
+    while ((await sealers[0]?.seal()) !== 0);
+    const report = await verifyDatabase({ db: first.db, sink, signer }, () => {})
+    expect(errors).toEqual([])
+    expect(report).toMatchObject({ ok: true, records: 400 })
+    expect(report.chains.map(({ chain, records, waiting }) => [chain, records, waiting])).toEqual([
+      ['org_one', 380, 0],
+      ['org_other', 20, 0],
+    ])
+    for (const opened of processes) await opened.close()
+    await scratch.drop()
+  })
+})

@@ -1,0 +1,274 @@
+// A database that comes back from a backup: nobody is answered before what had ended since has ended again.
+import { appendFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { readConfig } from '../../src/config.ts'
+import type { OpenedDatabase } from '../../src/store/database.ts'
+import {
+  type ApiWorld,
+  bearer,
+  call,
+  connectPerson,
+  exchanged,
+  makeApiWorld,
+  makePerson,
+  makeToken,
+  NOBODY,
+  postForm,
+  signInBrowser,
+} from '../support/api.ts'
+import { type Backup, canBackUp, createRestorable, type Restorable } from '../support/backups.ts'
+import { newSink } from '../support/databases.ts'
+import { freePort, startOn, type TestServer } from '../support/server.ts'
+
+const BACKENDS = canBackUp() ? (['embedded', 'stores'] as const) : (['embedded'] as const)
+
+describe.each(BACKENDS)('a restored database on %s', (backend) => {
+  let database: Restorable
+  let opened: OpenedDatabase
+  let config: ReturnType<typeof readConfig>
+  let sink: string
+  let server: TestServer
+  let world: ApiWorld
+  let backup: Backup | undefined
+
+  beforeEach(async () => {
+    sink = newSink()
+    config = readConfig({
+      PORT: String(await freePort()),
+      LATCHKEY_LOG_LEVEL: 'debug',
+      LATCHKEY_TOUR: 'off',
+      LATCHKEY_SINK: sink,
+    })
+    database = await createRestorable(backend)
+    await start()
+    world = await makeApiWorld(server)
+  })
+  afterEach(async () => {
+    await stop()
+    await backup?.close()
+    backup = undefined
+    await database.drop()
+    rmSync(sink, { force: true })
+  })
+
+  async function start(): Promise<void> {
+    opened = await database.open()
+    server = await startOn(config, opened)
+  }
+  async function stop(): Promise<void> {
+    await server.close()
+    await opened.close()
+  }
+  /** Everything in between has never happened, as far as the database knows. */
+  async function losing(work: () => Promise<void>): Promise<void> {
+    backup = await database.backUp()
+    await work()
+    await stop()
+    await backup.restore()
+    await start()
+  }
+
+  const readiness = async () => {
+    const response = await fetch(`${server.origin}/readyz`)
+    return { status: response.status, body: await response.json() }
+  }
+  const restoreCheck = (more: Record<string, boolean> = {}) =>
+    server.run('restore-check', { dry_run: false, accept_sink: false, ...more })
+  const statusWith = async (value: string) =>
+    (await call(server, bearer(value), 'GET', `/workspaces/${world.workspaceId}`)).status
+  const refreshed = (refreshToken: string | undefined, client: Parameters<typeof postForm>[3]) =>
+    postForm(server, '/token', { grant_type: 'refresh_token', refresh_token: refreshToken ?? '' }, client)
+  const revoke = async (path: string) =>
+    expect((await call(server, bearer(world.key), 'DELETE', path)).status).toBe(204)
+
+  it('is not ready and answers nobody, until what had been revoked is revoked again', async () => {
+    const [kept, revoked, single] = [
+      await makeToken(server, world),
+      await makeToken(server, world),
+      await makeToken(server, world),
+    ]
+    const keys = `/workspaces/${world.workspaceId}/api-keys`
+    const jwt = await exchanged(server, kept.key)
+    await losing(async () => {
+      await revoke(`${keys}/${revoked.id}`)
+      await revoke(`${keys}/${single.id}/versions/v1`)
+    })
+
+    expect(await readiness()).toMatchObject({ status: 503, body: { waiting_for: ['restore-check'] } })
+    for (const value of [kept.key, revoked.key, single.key, jwt]) expect(await statusWith(value)).toBe(503)
+    expect((await fetch(`${server.origin}/sign-in`)).status).toBe(503)
+    await expect(server.run('organization list', {})).rejects.toThrow('unavailable')
+
+    expect(await restoreCheck({ dry_run: true })).toMatchObject({ status: 'behind', revocations: 2 })
+    expect(await readiness()).toMatchObject({ status: 503 })
+    expect(await restoreCheck()).toMatchObject({ status: 'restored', revocations: 2, ended: { tokens: 2 } })
+
+    await expect.poll(readiness, { timeout: 10_000 }).toMatchObject({ status: 200 })
+    expect(await statusWith(revoked.key)).toBe(401)
+    expect(await statusWith(single.key)).toBe(401)
+    expect(await statusWith(kept.key)).toBe(200)
+    expect(await statusWith(jwt)).toBe(401) // every JWT so far, whoever it came from
+    expect(await restoreCheck()).toMatchObject({ status: 'in_step' })
+    const record = await server.db
+      .selectFrom('audit_events')
+      .selectAll()
+      .where('event', '=', 'chain.restored')
+      .executeTakeFirst()
+    expect(record).toMatchObject({ actor_kind: 'operator', detail: { revocations: 2, tokens: 2 } })
+
+    await stop()
+    await start()
+    expect(await readiness()).toMatchObject({ status: 200 })
+  })
+
+  it('ends connections, memberships, clients and workspaces again, and suspends whose account had changed', async () => {
+    const { people } = world
+    const standing = await connectPerson(server, world, people.owner, 'read')
+    const closed = await connectPerson(server, world, people.admin, 'read')
+    const renewed = await connectPerson(server, world, people.owner, 'read')
+    const ofRemoved = await connectPerson(server, world, people.member, 'read')
+    const withdrawn = await connectPerson(server, world, people.owner, 'read')
+    const suspended = await makePerson(server)
+    const withNewPassword = await makePerson(server)
+    const claims = (jwt: string | undefined) =>
+      JSON.parse(Buffer.from(jwt?.split('.')[1] ?? '', 'base64url').toString())
+    const connectionOf = ({ access_token }: typeof closed) => String(claims(access_token).credential_id)
+    await losing(async () => {
+      const base = `/workspaces/${world.workspaceId}`
+      await revoke(`${base}/connections/${connectionOf(closed)}`)
+      const anew = await call(
+        server,
+        bearer(world.key),
+        'POST',
+        `${base}/connections/${connectionOf(renewed)}/new-version`,
+      )
+      expect(anew.status).toBe(200)
+      const raised = await call(server, people.owner, 'PATCH', `${base}/members/${people.admin.userId}`, {
+        body: { role: 'viewer' },
+      })
+      expect(raised.status).toBe(200)
+      await revoke(`${base}/members/${people.member.userId}`)
+      await server.run('client delete', { client: withdrawn.client.id })
+      await server.run('user suspend', { user: suspended.email })
+      await server.run('user restore', { user: suspended.email })
+      await server.run('user set-password', { user: withNewPassword.email, password: 'after the old one leaked' })
+      const archived = await call(server, people.owner, 'POST', `/workspaces/${world.otherWorkspaceId}/archive`)
+      expect(archived.status).toBe(200)
+    })
+
+    const report = (await restoreCheck()) as unknown as { ended: object; suspended: string[] }
+    await expect.poll(readiness, { timeout: 10_000 }).toMatchObject({ status: 200 })
+    expect(report.suspended.sort()).toEqual([suspended.userId, withNewPassword.userId].sort())
+    expect(report.ended).toMatchObject({ workspaces: 1, clients: 1, memberships: 2 })
+    const members = await server.db
+      .selectFrom('workspace_members')
+      .selectAll()
+      .where('workspace_id', '=', world.workspaceId as never)
+      .execute()
+    expect(members.find(({ user_id }) => user_id === people.admin.userId)?.role).toBe('viewer')
+    expect(members.find(({ user_id }) => user_id === people.member.userId)).toBeUndefined()
+    for (const lost of [closed, renewed, ofRemoved, withdrawn])
+      expect([400, 401]).toContain((await refreshed(lost.refresh_token, lost.client)).status)
+    expect(await refreshed(standing.refresh_token, standing.client)).toMatchObject({ status: 200 })
+    for (const { access_token } of [standing, closed, renewed, ofRemoved])
+      expect(await statusWith(access_token ?? '')).toBe(401)
+    expect((await call(server, people.owner, 'GET', `/workspaces/${world.workspaceId}`)).status).toBe(401) // signs in again
+    await new Promise((resolve) => setTimeout(resolve, 1_100)) // sessions speak in whole seconds
+    const owner = await signInBrowser(server, people.owner)
+    expect((await call(server, owner, 'GET', `/workspaces/${world.workspaceId}`)).status).toBe(200)
+    expect((await call(server, owner, 'GET', `/workspaces/${world.otherWorkspaceId}`)).status).toBe(404)
+    const tries = await call(server, NOBODY, 'GET', `/workspaces/${world.workspaceId}`)
+    expect(tries.status).toBe(401)
+    await server.run('user restore', { user: suspended.email })
+    await signInBrowser(server, suspended)
+  })
+
+  it('with a version that was made since the backup: the older one is dead, and the label is free again', async () => {
+    const token = await makeToken(server, world, { label: 'nightly export' })
+    const path = `/workspaces/${world.workspaceId}/api-keys/${token.id}`
+    await losing(async () => {
+      const rotated = await call(server, bearer(world.key), 'POST', `${path}/rotate`)
+      expect(rotated.status).toBe(201)
+      expect((await call(server, bearer(world.key), 'POST', `${path}/cutover`)).status).toBe(200)
+    })
+    await restoreCheck()
+    await expect.poll(readiness, { timeout: 10_000 }).toMatchObject({ status: 200 })
+    expect(await statusWith(token.key)).toBe(401)
+    await makeToken(server, world, { label: 'nightly export' })
+  })
+
+  it('is answered from as before when nothing had been revoked since', async () => {
+    const token = await makeToken(server, world)
+    await losing(async () => {
+      await makeToken(server, world)
+    })
+    expect(await readiness()).toMatchObject({ status: 200 })
+    expect(await statusWith(token.key)).toBe(200)
+  })
+
+  it('is told from one that has lost its sink: it waits until somebody accepts the new one', async () => {
+    const token = await makeToken(server, world)
+    await revoke(`/workspaces/${world.workspaceId}/api-keys/${(await makeToken(server, world)).id}`)
+    const away = readFileSync(sink, 'utf8')
+    await losing(() => revoke(`/workspaces/${world.workspaceId}/api-keys/${token.id}`))
+    await stop()
+    rmSync(sink)
+    await start()
+    expect(await readiness()).toMatchObject({ status: 503, body: { waiting_for: ['sink'] } })
+    expect(await statusWith(token.key)).toBe(503)
+    await expect(restoreCheck()).rejects.toMatchObject({ code: 'conflict' })
+    expect(await restoreCheck({ accept_sink: true })).toMatchObject({ status: 'sink_accepted' })
+    await expect.poll(readiness, { timeout: 10_000 }).toMatchObject({ status: 200 })
+    await stop()
+    writeFileSync(sink, away + readFileSync(sink, 'utf8')) // the old one is back: it may know more
+    await start()
+    expect(await readiness()).toMatchObject({ status: 503, body: { waiting_for: ['sink'] } })
+    expect(await restoreCheck({ accept_sink: true })).toMatchObject({ status: 'sink_accepted' })
+    await expect.poll(readiness, { timeout: 10_000 }).toMatchObject({ status: 200 })
+    await stop()
+    await start()
+    expect(await readiness()).toMatchObject({ status: 200 })
+  })
+
+  it('is not held up, nor moved, by lines that nobody signed', async () => {
+    const [line = ''] = readFileSync(sink, 'utf8').split('\n').filter(Boolean)
+    const [header = '', payload = ''] = JSON.parse(line).jws.split('.')
+    const said = { ...JSON.parse(Buffer.from(payload, 'base64url').toString()), seq: Number.MAX_SAFE_INTEGER }
+    const forged = `${header}.${Buffer.from(JSON.stringify(said)).toString('base64url')}.${'A'.repeat(86)}`
+    appendFileSync(sink, `\n${JSON.stringify({ seq: said.seq, jws: forged })}\nnonsense\n{"seq":1}\n`)
+    const token = await makeToken(server, world)
+    await losing(() => revoke(`/workspaces/${world.workspaceId}/api-keys/${token.id}`))
+    expect(await restoreCheck()).toMatchObject({ status: 'restored', unsigned_lines: 1, revocations: 1 })
+    await expect.poll(readiness, { timeout: 10_000 }).toMatchObject({ status: 200 })
+    const another = await makeToken(server, world)
+    await revoke(`/workspaces/${world.workspaceId}/api-keys/${another.id}`)
+    expect(await statusWith(another.key)).toBe(401)
+    const { head } = await server.db.selectFrom('revocation_list').select('head').executeTakeFirstOrThrow()
+    expect(Number(head)).toBeLessThan(100)
+  })
+
+  it('leaves a workspace its owner, where whom they had made one is lost', async () => {
+    const { owner, admin } = world.people
+    const base = `/workspaces/${world.workspaceId}`
+    await losing(async () => {
+      const handed = await call(server, owner, 'POST', `${base}/transfer`, { body: { user_id: admin.userId } })
+      expect(handed.status, handed.text).toBe(200)
+    })
+    await restoreCheck()
+    const owners = await server.db
+      .selectFrom('workspace_members')
+      .select('user_id')
+      .where('workspace_id', '=', world.workspaceId as never)
+      .where('role', '=', 'owner')
+      .execute()
+    expect(owners).toEqual([{ user_id: owner.userId }])
+  })
+
+  it('is not answered from while its sink cannot be read', async () => {
+    await stop()
+    config = Object.freeze({ ...config, sink: { kind: 'files' as const, path: '/dev/null/nowhere' } })
+    await start()
+    expect(await readiness()).toMatchObject({ status: 503, body: { waiting_for: ['sink'] } })
+    expect(await statusWith(world.key)).toBe(503)
+  })
+})

@@ -1,0 +1,102 @@
+// A backup of a database, and what an operator does with it later: it comes back under the same name, with whoever is
+// connected thrown out.
+import { execFile } from 'node:child_process'
+import { openAsBlob } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { PGlite } from '@electric-sql/pglite'
+import pg from 'pg'
+import { inject } from 'vitest'
+import { type OpenedDatabase, openPGlite, openPostgres } from '../../src/store/database.ts'
+import { createScratchDatabase, hasStores } from './databases.ts'
+import type { Backend } from './server.ts'
+import { findProgram } from './throwaway-stores.ts'
+
+const run = promisify(execFile)
+
+export interface Backup {
+  restore(): Promise<void>
+  close(): Promise<void>
+}
+
+export const canBackUp = (): boolean => hasStores() && findProgram('pg_dump') !== undefined
+
+export async function backUp(url: string): Promise<Backup> {
+  const directory = await mkdtemp(join(tmpdir(), 'latchkey-backup-'))
+  const file = join(directory, 'dump')
+  await run(program('pg_dump'), ['--format=custom', `--file=${file}`, url])
+  return {
+    async restore() {
+      const name = new URL(url).pathname.slice(1)
+      const aside = `${name}_restored`
+      const target = new URL(url)
+      target.pathname = `/${aside}`
+      await onServer(url, `create database ${aside}`)
+      await run(program('pg_restore'), [`--dbname=${target.href}`, file])
+      await onServer(url, `drop database ${name} with (force)`, `alter database ${aside} rename to ${name}`)
+    },
+    close: () => rm(directory, { recursive: true }),
+  }
+}
+
+function program(name: string): string {
+  const path = findProgram(name)
+  if (path === undefined) throw new Error(`${name} is not here`)
+  return path
+}
+
+async function onServer(url: string, ...statements: string[]): Promise<void> {
+  const server = new URL(url)
+  server.pathname = '/postgres'
+  const client = new pg.Client({ connectionString: server.href })
+  await client.connect()
+  try {
+    for (const statement of statements) await client.query(statement)
+  } finally {
+    await client.end()
+  }
+}
+
+/** A database that can be closed, taken back, and opened again. */
+export interface Restorable {
+  open(): Promise<OpenedDatabase>
+  /** Of what it is now; while it is open. */
+  backUp(): Promise<Backup>
+  drop(): Promise<void>
+}
+
+export async function createRestorable(backend: Backend): Promise<Restorable> {
+  return backend === 'embedded' ? createRestorableEmbedded() : createRestorablePostgres()
+}
+
+async function createRestorablePostgres(): Promise<Restorable> {
+  const { url, drop } = await createScratchDatabase()
+  return { open: async () => openPostgres(url, 5, () => {}), backUp: () => backUp(url), drop }
+}
+
+async function createRestorableEmbedded(): Promise<Restorable> {
+  const parent = await mkdtemp(join(tmpdir(), 'latchkey-embedded-'))
+  let loadDataDir: Blob | undefined = await openAsBlob(inject('embeddedDump'))
+  let directory = join(parent, 'data')
+  let pglite: PGlite | undefined
+  return {
+    async open() {
+      pglite = await PGlite.create(directory, loadDataDir === undefined ? {} : { loadDataDir })
+      loadDataDir = undefined
+      return openPGlite(pglite)
+    },
+    async backUp() {
+      const dump = await pglite?.dumpDataDir('none')
+      return {
+        async restore() {
+          loadDataDir = dump
+          directory = join(parent, 'restored')
+        },
+        close: async () => {},
+      }
+    },
+    drop: () => rm(parent, { recursive: true }),
+  }
+}
