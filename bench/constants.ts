@@ -3,10 +3,12 @@
 
 export const SCENARIO_NAMES = [
   'client_credentials',
+  'token_exchange',
   'refresh',
   'code_pkce',
   'introspect_opaque',
   'introspect_jwt',
+  'verify_token',
   'issue_revoke',
   'discovery',
   'jwks',
@@ -34,6 +36,8 @@ export const LOAD_CORE = 1
 export const DEFAULT_REPETITIONS = 5
 export const DEFAULT_SECONDS = 5
 export const DEFAULT_WARM_UP_SECONDS = 3
+/** What a database is filled with for `--growth`. */
+export const DEFAULT_TOKENS = 1_000_000
 
 /** A peer that does less than this share of its figure is taken for misconfigured: no ratio against it is claimed. */
 export const FIGURE_SHARE = 0.7
@@ -41,6 +45,7 @@ export const FIGURE_SHARE = 0.7
 /** Operations per CPU-second of the server, November 2026, Node 24.21, Redis 7.0, PostgreSQL 15, a shared 2-core machine. */
 export const FIGURES: Record<PeerName, Partial<Record<ScenarioName, number>>> = {
   bare: {
+    verify_token: 12_255,
     client_credentials: 2370,
     refresh: 2079,
     code_pkce: 1573,
@@ -70,6 +75,7 @@ export const FIGURES: Record<PeerName, Partial<Record<ScenarioName, number>>> = 
     jwks: 7321,
   },
   'better-auth': {
+    verify_token: 591,
     client_credentials: 208,
     refresh: 108,
     code_pkce: 60,
@@ -83,6 +89,7 @@ export const FIGURES: Record<PeerName, Partial<Record<ScenarioName, number>>> = 
 /** Latchkey's throughput divided by the peer's, at least. */
 export const GOALS: Partial<Record<PeerName, Partial<Record<ScenarioName, number>>>> = {
   'better-auth': {
+    verify_token: 12,
     client_credentials: 7,
     refresh: 7,
     code_pkce: 6,
@@ -101,6 +108,7 @@ export const GOALS: Partial<Record<PeerName, Partial<Record<ScenarioName, number
     jwks: 2,
   },
   bare: {
+    verify_token: 0.7,
     client_credentials: 0.6,
     refresh: 0.4,
     code_pkce: 0.3,
@@ -109,6 +117,11 @@ export const GOALS: Partial<Record<PeerName, Partial<Record<ScenarioName, number
     discovery: 0.8,
     jwks: 0.8,
   },
+}
+
+/** What nobody else does is held against another scenario of our own: its throughput divided by the other's, at least. */
+export const OWN_GOALS: Partial<Record<ScenarioName, { of: ScenarioName; ratio: number }>> = {
+  token_exchange: { of: 'client_credentials', ratio: 0.7 },
 }
 
 /** Latchkey's peak memory after all scenarios, divided by the peer's, at most. */

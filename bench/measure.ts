@@ -38,7 +38,7 @@ export interface Durations {
 /** Rejects with the first answer that was wrong. `read` is asked while no request is under way. */
 export async function measure(
   site: Site,
-  scenario: Scenario,
+  scenario: Pick<Scenario, 'prepare'>,
   { warmUpSeconds, seconds, read }: Durations & { read: () => Promise<Reading> },
 ): Promise<Measurement> {
   const connections = Array.from({ length: CONNECTIONS }, () => new HttpConnection(site.port, site.headers))

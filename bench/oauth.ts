@@ -37,9 +37,17 @@ export function basic({ clientId, clientSecret }: Credentials): string {
 
 const FORM = 'application/x-www-form-urlencoded'
 
-/** Posts a form as a client: the headers and the fields that do not change are rendered once, outside the loop. */
-export function formPoster(path: string, credentials: Credentials, fixed: Readonly<Record<string, string>>) {
-  const headers = { authorization: basic(credentials), 'content-type': FORM, accept: 'application/json' }
+/**
+ * Posts a form, as a client or as nobody: the headers and the fields that do not change are rendered once, outside the
+ * loop.
+ */
+export function formPoster(
+  path: string,
+  credentials: Credentials | undefined,
+  fixed: Readonly<Record<string, string>>,
+) {
+  const fixedHeaders = { 'content-type': FORM, accept: 'application/json' }
+  const headers = credentials === undefined ? fixedHeaders : { authorization: basic(credentials), ...fixedHeaders }
   const start = new URLSearchParams(fixed).toString()
   return (http: HttpConnection, fields: Readonly<Record<string, string>> = {}): Promise<HttpResponse> => {
     let body = start

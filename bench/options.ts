@@ -5,6 +5,7 @@ import {
   type ContenderName,
   DEFAULT_REPETITIONS,
   DEFAULT_SECONDS,
+  DEFAULT_TOKENS,
   DEFAULT_WARM_UP_SECONDS,
   SCENARIO_NAMES,
   type ScenarioName,
@@ -18,6 +19,11 @@ export interface Options {
   readonly seconds: number
   readonly warmUpSeconds: number
   readonly out: string | undefined
+  /** Instead of the scenarios: verification against a full database and an empty one. */
+  readonly growth: boolean
+  /** Instead of the scenarios: the verifier beside jose alone. */
+  readonly verifier: boolean
+  readonly tokens: number
 }
 
 export const HELP = `npm run bench -- [options]
@@ -31,6 +37,9 @@ Measures this server beside its peers: server CPU an operation, the server on on
   --repetitions N      fresh processes a contender (default ${DEFAULT_REPETITIONS}; fewer than 5 is a trial, not a result)
   --seconds N          measured time a scenario (default ${DEFAULT_SECONDS})
   --warm-up N          time before it, not measured (default ${DEFAULT_WARM_UP_SECONDS})
+  --growth             instead: verifies workspace tokens against a full database and an empty one
+  --verifier           instead: what latchkey/verifier costs an API, beside jose's jwtVerify alone
+  --tokens N           how many are in the full one (default ${DEFAULT_TOKENS})
   --out DIRECTORY      where table, picture and raw lines go (default bench/results/<date>)
   --json               the summary as JSON on standard output, instead of the table
   --help               this text
@@ -43,6 +52,11 @@ export class UsageError extends Error {}
 export function parseOptions(args: readonly string[]): Options | undefined {
   const { values } = readArguments(args)
   if (values.help) return undefined
+  if ((values.growth || values.verifier) && (values.scenario || values.contender || values.json)) {
+    const option = values.growth ? '--growth' : '--verifier'
+    throw new UsageError(`${option} has scenarios and a table of its own: leave out --scenario, --contender and --json`)
+  }
+  if (values.growth && values.verifier) throw new UsageError('--growth and --verifier are two runs')
   return {
     json: values.json,
     scenarios: pick('scenario', SCENARIO_NAMES, values.scenario),
@@ -51,6 +65,9 @@ export function parseOptions(args: readonly string[]): Options | undefined {
     seconds: positive('seconds', values.seconds, DEFAULT_SECONDS),
     warmUpSeconds: positive('warm-up', values['warm-up'], DEFAULT_WARM_UP_SECONDS),
     out: values.out,
+    growth: values.growth,
+    verifier: values.verifier,
+    tokens: wholeNumber('tokens', values.tokens, DEFAULT_TOKENS),
   }
 }
 
@@ -67,6 +84,9 @@ function readArguments(args: readonly string[]) {
         seconds: { type: 'string' },
         'warm-up': { type: 'string' },
         out: { type: 'string' },
+        growth: { type: 'boolean', default: false },
+        verifier: { type: 'boolean', default: false },
+        tokens: { type: 'string' },
       },
     })
   } catch (error) {
@@ -98,6 +118,6 @@ function wholeNumber(option: string, text: string | undefined, fallback: number)
 
 function positive(option: string, text: string | undefined, fallback: number): number {
   const value = text === undefined ? fallback : Number(text)
-  if (!(value > 0 && value < 100_000)) throw new UsageError(`--${option} must be a number above 0`)
+  if (!(value > 0 && value <= 100_000_000)) throw new UsageError(`--${option} must be a number above 0`)
   return value
 }

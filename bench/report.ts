@@ -73,10 +73,12 @@ function cell(figure: Figure | undefined): string {
   return `${count(median)}${range}${shareOfFigure === undefined ? '' : ` [${percent(shareOfFigure)}]`}`
 }
 
-function renderRatios({ scenarios }: Summary): string {
+function renderRatios({ scenarios, own }: Summary): string {
   const rows = scenarios.flatMap(({ scenario, comparisons }) =>
     comparisons.map((comparison) => [titleOf(scenario), TITLES[comparison.peer], ...ratioCells(comparison)]),
   )
+  for (const { scenario, of, ratio, goal, verdict } of own)
+    rows.push([titleOf(scenario), `its own ${titleOf(of)}`, ratio.toFixed(2), `≥ ${goal}`, verdict])
   if (rows.length === 0) return ''
   return `## Latchkey against its peers\n\n${table(['scenario', 'peer', 'ratio', 'goal', 'verdict'], rows)}`
 }
@@ -141,10 +143,10 @@ function renderFailures({ failures }: Summary): string {
   return `## Not measured\n\n${lines.join('\n')}`
 }
 
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`
   return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n')
 }
 
-const count = (value: number): string => Math.round(value).toLocaleString('en-US')
+export const count = (value: number): string => Math.round(value).toLocaleString('en-US')
 const percent = (share: number): string => `${(share * 100).toFixed(share < 0.1 ? 1 : 0)} %`

@@ -26,8 +26,16 @@ function installPeers(): void {
 }
 
 async function main(options: Options): Promise<number> {
+  if (options.verifier) {
+    const { runVerifier } = await import('./verifier.ts') // no peer takes part
+    return runVerifier(options, directory)
+  }
   installPeers()
   // Only now: these import packages that have just been installed.
+  if (options.growth) {
+    const { runGrowth } = await import('./growth.ts')
+    return runGrowth(options, directory)
+  }
   const { runSession } = await import('./session.ts')
   return runSession(options, directory)
 }

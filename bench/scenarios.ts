@@ -2,7 +2,7 @@
 import { ACCOUNTS, type ScenarioName } from './constants.ts'
 import type { HttpConnection, HttpResponse } from './http-client.ts'
 import { codeFlow, describeToken, formPoster, parseJson, readTokens, WrongAnswer } from './oauth.ts'
-import type { Session, Site } from './site.ts'
+import type { Credentials, Session, Site } from './site.ts'
 
 /** One of the parallel connections, and what it may use. */
 export interface Lane {
@@ -26,8 +26,9 @@ export interface Scenario {
   prepare(lane: Lane): Promise<Operation>
 }
 
-/** Tokens a lane introspects in turn: 32 lanes ask about 128 opaque tokens, or 512 JWTs. */
+/** Tokens a lane introspects in turn: 32 lanes ask about 128 opaque or pasted tokens, or 512 JWTs. */
 const OPAQUE_TOKENS = 4
+const PASTED_TOKENS = 4
 const JWTS = 16
 
 export const SCENARIOS: readonly Scenario[] = [
@@ -40,6 +41,32 @@ export const SCENARIOS: readonly Scenario[] = [
       note('access_token', describeToken(await issue(http)))
       return async () => {
         await issue(http)
+      }
+    },
+  },
+  {
+    name: 'token_exchange',
+    title: 'token exchange, JWT',
+    requests: 1,
+    async prepare(lane) {
+      const { site, http, note } = lane
+      const tokens = await makePasted(lane, PASTED_TOKENS)
+      // The token itself says who asks: no client authenticates besides.
+      const post = formPoster(site.paths.token, undefined, {
+        grant_type: 'urn:ietf:params:oauth:grant-type:token-exchange',
+        subject_token_type: 'urn:ietf:params:oauth:token-type:access_token',
+        scope: site.scope,
+        resource: site.resource,
+      })
+      const expected = { access: 'jwt', refresh: false, id: false } as const
+      let turn = 0
+      const exchange = async () => {
+        turn = (turn + 1) % tokens.length
+        return readTokens('exchange', await post(http, { subject_token: tokens[turn] ?? '' }), expected).accessToken
+      }
+      note('access_token', describeToken(await exchange()))
+      return async () => {
+        await exchange()
       }
     },
   },
@@ -98,7 +125,7 @@ export const SCENARIOS: readonly Scenario[] = [
         const answer = await flow(http, person)
         return readTokens('code', answer, { access: 'opaque', refresh: false, id: false }).accessToken
       })
-      return introspection(site, http, site.introspectors.opaque, tokens)
+      return introspection({ http, path: site.paths.introspect, asker: site.introspectors.opaque, tokens })
     },
   },
   {
@@ -109,7 +136,15 @@ export const SCENARIOS: readonly Scenario[] = [
       const issue = jwtIssuer(site)
       const tokens = await repeat(JWTS, () => issue(http))
       note('access_token', describeToken(tokens[0]))
-      return introspection(site, http, site.introspectors.jwt, tokens)
+      return introspection({ http, path: site.paths.introspect, asker: site.introspectors.jwt, tokens })
+    },
+  },
+  {
+    name: 'verify_token',
+    title: 'verify a workspace token (introspection)',
+    requests: 1,
+    async prepare(lane) {
+      return verification(lane.site, lane.http, await makePasted(lane, PASTED_TOKENS))
     },
   },
   {
@@ -173,10 +208,32 @@ function jwtIssuer(site: Site): (http: HttpConnection) => Promise<string> {
   return async (http) => readTokens('client_credentials', await post(http), expected).accessToken
 }
 
-function introspection(site: Site, http: HttpConnection, asker: Site['client'], tokens: readonly string[]): Operation {
-  const ask = formPoster(site.paths.introspect, asker, {
-    token_type_hint: 'access_token',
+let labels = 0
+
+async function makePasted({ site, http }: Lane, count: number): Promise<string[]> {
+  const { pasted } = site
+  if (pasted === undefined) throw new Error('this server has no tokens to paste')
+  return repeat(count, () => {
+    labels += 1
+    return pasted.make(http, `Integration ${labels}`)
   })
+}
+
+/** Asks about pasted tokens in turn. */
+export function verification(site: Site, http: HttpConnection, tokens: readonly string[]): Operation {
+  if (site.pasted === undefined) throw new Error('this server has no tokens to paste')
+  return introspection({ http, ...site.pasted.verify, tokens })
+}
+
+interface Introspection {
+  readonly http: HttpConnection
+  readonly path: string
+  readonly asker: Credentials | undefined
+  readonly tokens: readonly string[]
+}
+
+function introspection({ http, path, asker, tokens }: Introspection): Operation {
+  const ask = formPoster(path, asker, { token_type_hint: 'access_token' })
   let turn = 0
   return async () => {
     turn = (turn + 1) % tokens.length

@@ -23,7 +23,7 @@ interface Entry {
   readonly side: Side
 }
 
-const say = (line: string): boolean => process.stderr.write(`${line}\n`)
+export const say = (line: string): boolean => process.stderr.write(`${line}\n`)
 
 /** The exit code: 0, or 1 when something could not be measured. */
 export async function runSession(options: Options, benchDirectory: string): Promise<number> {
@@ -34,15 +34,11 @@ export async function runSession(options: Options, benchDirectory: string): Prom
   const writer = new ResultWriter(join(out, 'raw.jsonl'))
 
   const cleanUp = new AsyncDisposableStack()
-  const interrupted = (signal: NodeJS.Signals) => {
-    say(`${signal}: stopping what was started`)
-    cleanUp.disposeAsync().finally(() => process.exit(130))
-  }
-  process.once('SIGINT', interrupted).once('SIGTERM', interrupted)
+  cleanUpOnSignal(cleanUp)
   try {
     if (!canPin) say('Processes cannot be pinned to cores here: figures will wander.')
     pinSelf(LOAD_CORE)
-    const stores = await startStores(entries, cleanUp)
+    const stores = await startStores(new Set(entries.flatMap(({ contender }) => contender.needs)), cleanUp)
     const { secondsAtMost, ...description } = describeRun(options, entries, stores)
     writer.write({ kind: 'run', started: started.toISOString(), ...description })
     say(`${entries.length} servers, ${options.repetitions} repetitions: about ${Math.ceil(secondsAtMost / 60)} minutes`)
@@ -60,6 +56,14 @@ export async function runSession(options: Options, benchDirectory: string): Prom
   }
 }
 
+export function cleanUpOnSignal(cleanUp: AsyncDisposableStack): void {
+  const interrupted = (signal: NodeJS.Signals) => {
+    say(`${signal}: stopping what was started`)
+    cleanUp.disposeAsync().finally(() => process.exit(130))
+  }
+  process.once('SIGINT', interrupted).once('SIGTERM', interrupted)
+}
+
 /** The A/A pair is this server's, or the first's where this server takes no part; its halves are kept apart. */
 function makeEntries({ contenders }: Options): readonly Entry[] {
   const chosen = CONTENDERS.filter(({ name }) => contenders.includes(name))
@@ -69,16 +73,18 @@ function makeEntries({ contenders }: Options): readonly Entry[] {
   return entries
 }
 
-interface Stores {
+export interface Stores {
   readonly directory: string
   readonly postgres: Postgres | undefined
   readonly redis: RedisStore | undefined
 }
 
-async function startStores(entries: readonly Entry[], cleanUp: AsyncDisposableStack): Promise<Stores> {
+export async function startStores(
+  needed: ReadonlySet<Contender['needs'][number]>,
+  cleanUp: AsyncDisposableStack,
+): Promise<Stores> {
   const directory = mkdtempSync(join(tmpdir(), 'latchkey-bench-'))
   cleanUp.defer(() => rmSync(directory, { recursive: true, force: true }))
-  const needed = new Set(entries.flatMap(({ contender }) => contender.needs))
   const postgres = needed.has('postgres') ? await startPostgres(directory) : undefined
   if (postgres) cleanUp.defer(() => postgres.stop())
   const redis = needed.has('redis') ? await startRedis(directory) : undefined
@@ -145,7 +151,7 @@ async function prepareAll({ entries, stores, writer }: Session): Promise<readonl
   return entries.filter(({ contender }) => !failed.has(contender))
 }
 
-async function makeStage({ directory, postgres, redis }: Stores, name: string): Promise<Stage> {
+export async function makeStage({ directory, postgres, redis }: Stores, name: string): Promise<Stage> {
   return { directory, postgres, redis, port: await findFreePort(), logFile: join(directory, `${name}.log`) }
 }
 
@@ -199,7 +205,7 @@ async function measureEntry(session: Session, { contender, side }: Entry, repeti
   }
 }
 
-async function readAll(running: RunningServer, { postgres, redis }: Stores): Promise<Reading> {
+export async function readAll(running: RunningServer, { postgres, redis }: Stores): Promise<Reading> {
   const { userMicros, systemMicros } = await running.usage()
   return {
     serverUserMicros: userMicros,

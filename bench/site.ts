@@ -24,6 +24,14 @@ export interface Session {
   readonly parameters: Readonly<Record<string, string>>
 }
 
+/** Tokens that people paste into tools, as far as a server has them. */
+export interface Pasted {
+  /** Where, and by whom, a server is asked whether one is good; by nobody where it does not ask who asks. */
+  readonly verify: { readonly path: string; readonly asker: Credentials | undefined }
+  /** Makes one, under a label that is not in use. Not measured. */
+  make(http: HttpConnection, label: string): Promise<string>
+}
+
 export interface Site {
   readonly port: number
   /** Sent with every request: a server behind a proxy is told of its origin by these. */
@@ -35,6 +43,8 @@ export interface Site {
   readonly machine: Credentials
   /** Who may introspect what: people's opaque tokens, JWTs for the API, and what issue + revoke issues. */
   readonly introspectors: { readonly opaque: Credentials; readonly jwt: Credentials; readonly issued: Credentials }
+  /** Undefined for a server that refuses the scenarios with them. */
+  readonly pasted: Pasted | undefined
   readonly redirectUri: string
   /** The API that access tokens are for, and its one scope. */
   readonly resource: string

@@ -6,6 +6,7 @@ import {
   FIGURES,
   GOALS,
   MEMORY_GOALS,
+  OWN_GOALS,
   type PeerName,
   type ScenarioName,
 } from './constants.ts'
@@ -91,18 +92,30 @@ export interface MemorySummary {
   readonly verdict: Verdict
 }
 
+/** One scenario of ours against another of ours. */
+export interface OwnRatio {
+  readonly scenario: ScenarioName
+  readonly of: ScenarioName
+  readonly ratio: number
+  readonly goal: number
+  readonly verdict: Verdict
+}
+
 export interface Summary {
   /** Whose A/A pair the spread is. */
   readonly pair: ContenderName | undefined
   readonly scenarios: readonly ScenarioSummary[]
+  readonly own: readonly OwnRatio[]
   readonly memory: readonly MemorySummary[]
   readonly failures: readonly Failure[]
 }
 
 export function summarise(lines: Lines, { scenarios }: { scenarios: readonly ScenarioName[] }): Summary {
+  const summaries = scenarios.map((scenario) => summariseScenario(lines.samples, scenario))
   return {
     pair: lines.samples.find(({ side }) => side === 'b')?.contender,
-    scenarios: scenarios.map((scenario) => summariseScenario(lines.samples, scenario)),
+    scenarios: summaries,
+    own: compareOwn(summaries),
     memory: summariseMemory(lines.memory),
     failures: lines.failures,
   }
@@ -115,6 +128,22 @@ function summariseScenario(all: readonly Sample[], scenario: ScenarioName): Scen
   const own = figures.find(({ contender }) => contender === 'latchkey')
   const comparisons = own === undefined ? [] : figures.flatMap((peer) => compare(own, peer, { scenario, spread }))
   return { scenario, spread, figures, comparisons }
+}
+
+function compareOwn(summaries: readonly ScenarioSummary[]): OwnRatio[] {
+  const find = (name: ScenarioName) => {
+    const summary = summaries.find(({ scenario }) => scenario === name)
+    const figure = summary?.figures.find(({ contender }) => contender === 'latchkey')
+    return summary && figure && { spread: summary.spread, median: figure.median }
+  }
+  return summaries.flatMap(({ scenario }): OwnRatio[] => {
+    const goal = OWN_GOALS[scenario]
+    const [own, other] = [find(scenario), goal && find(goal.of)]
+    if (!goal || !own || !other) return []
+    const ratio = own.median / other.median
+    const spread = Math.max(own.spread ?? 0, other.spread ?? 0) // the wider of the two pairs
+    return [{ scenario, of: goal.of, ratio, goal: goal.ratio, verdict: judge(ratio, goal.ratio, spread) }]
+  })
 }
 
 function makeFigure(all: readonly Sample[], contender: ContenderName, scenario: ScenarioName): Figure[] {

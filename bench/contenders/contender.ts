@@ -2,9 +2,10 @@
 import { fileURLToPath } from 'node:url'
 import type { ContenderName, ScenarioName } from '../constants.ts'
 import { HttpConnection } from '../http-client.ts'
-import { type JsonObject, parseJson } from '../oauth.ts'
+import { type JsonObject, parseJson, WrongAnswer } from '../oauth.ts'
 import { type ServerProcess, startServer, type Usage } from '../server-process.ts'
 import {
+  MAKE_KEY_PATH,
   REDIRECT_URI,
   RESOURCE,
   type ReadyMessage,
@@ -12,7 +13,7 @@ import {
   type ServerSettings,
   settingsEnvironment,
 } from '../servers/settings.ts'
-import type { Credentials, Paths, Site } from '../site.ts'
+import type { Credentials, Pasted, Paths, Site } from '../site.ts'
 import type { Postgres, RedisStore } from '../stores.ts'
 
 /** What the runner has ready: stores as the contenders chosen need them, and a directory that goes away. */
@@ -66,8 +67,19 @@ export async function startPeer(file: string, stage: Stage, stores: Omit<ServerS
   }
 }
 
+/** Where and as whom a peer is asked about a pasted token, where it has such. */
+export type VerifyAs = (paths: Paths, peer: PeerServer) => Pasted['verify']
+
+/** The rigs' own way; they do not ask for what. */
+async function makeKey(http: HttpConnection): Promise<string> {
+  const response = await http.send({ method: 'POST', path: MAKE_KEY_PATH })
+  const { key } = parseJson('a new key', response)
+  if (typeof key !== 'string') throw new WrongAnswer('a new key', response)
+  return key
+}
+
 /** The parts of a site that the peers have in common. */
-export function peerSite(stage: Stage, peer: PeerServer, paths: Paths): Omit<Site, 'signIn'> {
+export function peerSite(stage: Stage, peer: PeerServer, paths: Paths, verify?: VerifyAs): Omit<Site, 'signIn'> {
   return {
     port: stage.port,
     headers: {},
@@ -75,6 +87,7 @@ export function peerSite(stage: Stage, peer: PeerServer, paths: Paths): Omit<Sit
     client: peer.client,
     machine: peer.machine,
     introspectors: { opaque: peer.client, jwt: peer.machine, issued: peer.machine },
+    pasted: verify && { verify: verify(paths, peer), make: makeKey },
     redirectUri: REDIRECT_URI,
     resource: RESOURCE,
     scope: SCOPE,

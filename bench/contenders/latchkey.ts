@@ -24,16 +24,19 @@ const READY_SECONDS = 30
 
 interface Person {
   readonly email: string
+  readonly organizationId: string
   readonly workspaceId: string
 }
 
 /** What is in the database that every repetition starts from a copy of. */
-interface Blueprint {
+export interface Blueprint {
   readonly template: string
   readonly masterKey: string
   readonly client: Credentials
   readonly machine: Credentials
   readonly resourceServer: Credentials
+  /** Of the first person's organization: makes the workspace's tokens. */
+  readonly organizationKey: string
   readonly people: readonly Person[]
 }
 
@@ -130,15 +133,18 @@ async function setUp(stage: Stage): Promise<Blueprint> {
   ])
   const machine = await run([...['client', 'create', '--name', 'Machine', '--grant', 'client_credentials', ...basic]])
   const { clientId } = readCredentials(machine)
-  const workspaceId = people[0]?.workspaceId ?? ''
+  const { organizationId, workspaceId } = people[0] ?? { organizationId: '', workspaceId: '' }
   const grantArguments = ['--workspace', workspaceId, '--scope', SCOPE, '--resource', RESOURCE]
   await run(['client', 'grant', clientId, ...grantArguments])
+  const key = ['organization-key', 'create', '--organization', organizationId, '--label', 'Bench']
+  const organizationKey = member(await run([...key, '--permission', 'manage']), 'key')
   return {
     template: database.name,
     masterKey,
     client: readCredentials(client),
     machine: readCredentials(machine),
     resourceServer: readCredentials(resourceServer),
+    organizationKey,
     people,
   }
 }
@@ -154,7 +160,7 @@ async function createPerson(run: Run, account: number): Promise<Person> {
   const organization = await run(['organization', 'create', '--name', `Company ${account}`, ...owner])
   const organizationId = member(organization, 'organization_id', 'id')
   const workspace = ['workspace', 'create', '--organization', organizationId, '--name', `Workspace ${account}`]
-  return { email, workspaceId: member(await run([...workspace, ...owner]), 'workspace_id', 'id') }
+  return { email, organizationId, workspaceId: member(await run([...workspace, ...owner]), 'workspace_id', 'id') }
 }
 
 /** Until discovery answers: the server says nothing to the runner by itself. */
@@ -249,6 +255,76 @@ function pathOf(location: string, base: string): string {
   return `${pathname}${search}`
 }
 
+/** Over the JSON API, with the organization's key. */
+async function makeToken(http: HttpConnection, { organizationKey, people }: Blueprint, label: string): Promise<string> {
+  const response = await http.send({
+    method: 'POST',
+    path: `/api/v1/workspaces/${people[0]?.workspaceId}/api-keys`,
+    headers: { authorization: `Bearer ${organizationKey}`, 'content-type': 'application/json' },
+    body: JSON.stringify({ label, permissions: [SCOPE], environment: 'production' }),
+  })
+  const made: unknown = response.status === 201 ? JSON.parse(response.body) : undefined
+  if (!isJsonObject(made) || typeof made.key !== 'string') throw new WrongAnswer('a new token', response)
+  return made.key
+}
+
+export async function prepareLatchkey(stage: Stage): Promise<Blueprint> {
+  const made = await setUp(stage)
+  await stage.redis?.flush()
+  return made
+}
+
+/** @param given a database to work on; without one, on a copy of the blueprint's that goes away */
+export async function startLatchkey(stage: Stage, blueprint: Blueprint, given?: Database): Promise<RunningServer> {
+  if (!stage.postgres) throw new Error('latchkey needs PostgreSQL')
+  const { template, masterKey, client, machine, resourceServer, people } = blueprint
+  const database = given ?? (await stage.postgres.createDatabase(template))
+  const server = startServer({
+    script: [MAIN, 'serve'],
+    environment: environmentFor(stage, database, masterKey),
+    logFile: stage.logFile,
+    directory: ROOT,
+  })
+  const stop = async () => {
+    await server.stop()
+    if (given === undefined) await stage.postgres?.dropDatabase(database.name)
+    await stage.redis?.flush()
+  }
+  try {
+    const paths = await untilReady(stage.port, server.ended)
+    const site = {
+      port: stage.port,
+      headers: PROXY_HEADERS,
+      paths,
+      client,
+      machine,
+      introspectors: { opaque: client, jwt: resourceServer, issued: resourceServer },
+      pasted: {
+        verify: { path: paths.introspect, asker: resourceServer },
+        make: (http: HttpConnection, label: string) => makeToken(http, blueprint, label),
+      },
+      redirectUri: REDIRECT_URI,
+      resource: RESOURCE,
+      scope: SCOPE,
+      // Tokens for an API are JWTs here, and can be revoked.
+      issueParameters: { scope: SCOPE, resource: RESOURCE },
+    }
+    const personOf = (account: number): Person => {
+      const person = people[account]
+      if (!person) throw new Error(`there is no account ${account}`)
+      return person
+    }
+    return {
+      site: { ...site, signIn: (http, account) => signIn(site, http, personOf(account)) },
+      usage: server.usage,
+      stop,
+    }
+  } catch (error) {
+    await stop()
+    throw error
+  }
+}
+
 let blueprint: Blueprint | undefined
 
 export const LATCHKEY: Contender = {
@@ -256,51 +332,10 @@ export const LATCHKEY: Contender = {
   needs: ['postgres', 'redis'],
   refuses: {},
   async prepare(stage) {
-    blueprint = await setUp(stage)
-    await stage.redis?.flush()
+    blueprint = await prepareLatchkey(stage)
   },
-  async start(stage): Promise<RunningServer> {
-    if (!blueprint || !stage.postgres) throw new Error('latchkey was not set up')
-    const { template, masterKey, client, machine, resourceServer, people } = blueprint
-    const database = await stage.postgres.createDatabase(template)
-    const server = startServer({
-      script: [MAIN, 'serve'],
-      environment: environmentFor(stage, database, masterKey),
-      logFile: stage.logFile,
-      directory: ROOT,
-    })
-    const stop = async () => {
-      await server.stop()
-      await stage.postgres?.dropDatabase(database.name)
-      await stage.redis?.flush()
-    }
-    try {
-      const site = {
-        port: stage.port,
-        headers: PROXY_HEADERS,
-        paths: await untilReady(stage.port, server.ended),
-        client,
-        machine,
-        introspectors: { opaque: client, jwt: resourceServer, issued: resourceServer },
-        redirectUri: REDIRECT_URI,
-        resource: RESOURCE,
-        scope: SCOPE,
-        // Tokens for an API are JWTs here, and can be revoked.
-        issueParameters: { scope: SCOPE, resource: RESOURCE },
-      }
-      const personOf = (account: number): Person => {
-        const person = people[account]
-        if (!person) throw new Error(`there is no account ${account}`)
-        return person
-      }
-      return {
-        site: { ...site, signIn: (http, account) => signIn(site, http, personOf(account)) },
-        usage: server.usage,
-        stop,
-      }
-    } catch (error) {
-      await stop()
-      throw error
-    }
+  start(stage) {
+    if (!blueprint) throw new Error('latchkey was not set up')
+    return startLatchkey(stage, blueprint)
   },
 }

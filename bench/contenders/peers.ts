@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import type { HttpConnection } from '../http-client.ts'
 import { authorizationTarget, CookieJar, parseJson, WrongAnswer } from '../oauth.ts'
-import { ACCOUNT_HEADER, ACCOUNT_PASSWORD, emailOf } from '../servers/settings.ts'
+import { ACCOUNT_HEADER, ACCOUNT_PASSWORD, emailOf, VERIFY_KEY_PATH } from '../servers/settings.ts'
 import type { Session, Site } from '../site.ts'
 import {
   type Contender,
@@ -12,6 +12,7 @@ import {
   type RunningServer,
   type Stage,
   startPeer,
+  type VerifyAs,
 } from './contender.ts'
 
 const OPENID_CONFIGURATION = '/.well-known/openid-configuration'
@@ -23,12 +24,14 @@ interface PeerParts {
   readonly stores: { readonly redisUrl?: string; readonly databaseUrl?: string }
   readonly discovery: string
   readonly signIn: SignIn
+  readonly verify?: VerifyAs
 }
 
-async function startPeerSite(stage: Stage, { file, stores, discovery, signIn }: PeerParts): Promise<RunningServer> {
+async function startPeerSite(stage: Stage, parts: PeerParts): Promise<RunningServer> {
+  const { file, stores, discovery, signIn, verify } = parts
   const peer = await startPeer(file, stage, stores)
   try {
-    const site = peerSite(stage, peer, await discover(discovery, { port: stage.port, headers: {} }))
+    const site = peerSite(stage, peer, await discover(discovery, { port: stage.port, headers: {} }), verify)
     return {
       site: { ...site, signIn: (http, account) => signIn(site, http, account) },
       usage: peer.server.usage,
@@ -71,12 +74,14 @@ const signInByRedirects: SignIn = async (site, http, account) => {
 }
 
 const noJwt = 'refused by the library: unsupported_token_type'
+const noPasted = 'it has no tokens to paste'
+const noExchange = 'it has no token exchange'
 
 function oidcProvider(store: 'memory' | 'redis'): Contender {
   return {
     name: `oidc-provider-${store}`,
     needs: store === 'redis' ? ['redis'] : [],
-    refuses: { introspect_jwt: noJwt },
+    refuses: { introspect_jwt: noJwt, verify_token: noPasted, token_exchange: noExchange },
     start(stage) {
       const redisUrl = store === 'redis' ? stage.redis?.url : undefined
       return startPeerSite(stage, {
@@ -122,7 +127,7 @@ const signInToBetterAuth: SignIn = async (site, http, account) => {
 const betterAuth: Contender = {
   name: 'better-auth',
   needs: ['postgres'],
-  refuses: {},
+  refuses: { token_exchange: noExchange },
   async start(stage) {
     if (!stage.postgres) throw new Error('better-auth needs PostgreSQL')
     const database = await stage.postgres.createDatabase()
@@ -131,6 +136,7 @@ const betterAuth: Contender = {
       stores: { databaseUrl: database.ownerUrl },
       discovery: `${BETTER_AUTH_BASE}${OPENID_CONFIGURATION}`,
       signIn: signInToBetterAuth,
+      verify: () => ({ path: VERIFY_KEY_PATH, asker: undefined }),
     })
     return {
       ...running,
@@ -145,7 +151,7 @@ const betterAuth: Contender = {
 const bare: Contender = {
   name: 'bare',
   needs: ['redis'],
-  refuses: {},
+  refuses: { token_exchange: noExchange },
   start(stage) {
     const redisUrl = stage.redis?.url
     if (redisUrl === undefined) throw new Error('the bare server needs Redis')
@@ -159,6 +165,7 @@ const bare: Contender = {
         jar.take(await http.send({ method: 'POST', path: '/sign-in', headers }))
         return { cookie: jar.header, parameters: {} }
       },
+      verify: (paths, { machine }) => ({ path: paths.introspect, asker: machine }),
     })
   },
 }

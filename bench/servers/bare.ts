@@ -10,6 +10,7 @@ import {
   announce,
   CLIENT,
   MACHINE,
+  MAKE_KEY_PATH,
   REDIRECT_URI,
   REFRESH_TOKEN_SECONDS,
   RESOURCE,
@@ -245,11 +246,25 @@ async function introspect(request: IncomingMessage): Promise<unknown> {
       return { active: false }
     }
   }
+  if (presented.startsWith(KEY_PREFIX)) {
+    const text = await redis.get(`key:${digest(presented)}`)
+    return text === null ? { active: false } : { active: true, token_type: 'Bearer', iss: issuer, ...JSON.parse(text) }
+  }
   const text = await redis.get(`at:${digest(presented)}`)
   if (text === null) return { active: false }
   const { clientId, subject, scope, issuedAt } = record(text)
   const times = { iat: issuedAt, exp: issuedAt + ACCESS_TOKEN_SECONDS }
   return { active: true, token_type: 'Bearer', iss: issuer, sub: subject, client_id: clientId, scope, ...times }
+}
+
+const KEY_PREFIX = 'key_'
+
+/** The rig's own: a static token, with what is answered about it. */
+async function makeKey(response: ServerResponse): Promise<void> {
+  const key = `${KEY_PREFIX}${random()}`
+  const kept = { sub: random(), aud: RESOURCE, scope: SCOPE, workspace_id: random(), iat: now() }
+  await redis.set(`key:${digest(key)}`, JSON.stringify(kept))
+  sendJson(response, 200, { key })
 }
 
 async function revoke(request: IncomingMessage): Promise<unknown> {
@@ -320,6 +335,8 @@ async function handle(request: IncomingMessage, response: ServerResponse): Promi
       return sendDocument(response, discovery)
     case '/sign-in':
       return signIn(request, response)
+    case MAKE_KEY_PATH:
+      return makeKey(response)
     default:
       throw new OAuthError('not_found', 404)
   }

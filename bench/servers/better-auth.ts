@@ -1,6 +1,9 @@
 // better-auth with its OAuth provider plugin on PostgreSQL, set up as its documentation shows: the jwt and oauthProvider
-// plugins, a pg pool, its own migrations, toNodeHandler. Departures: ES256 as the others have it, and rate limits off.
-import { createServer } from 'node:http'
+// plugins, a pg pool, its own migrations, toNodeHandler; and the API key plugin, whose verification is called from a
+// handler of our own, as its documentation says. Departures: ES256 as the others have it, and rate limits off.
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { text } from 'node:stream/consumers'
+import { apiKey } from '@better-auth/api-key'
 import { oauthProvider } from '@better-auth/oauth-provider'
 import { type BetterAuthOptions, betterAuth } from 'better-auth'
 import { getMigrations } from 'better-auth/db/migration'
@@ -14,11 +17,13 @@ import {
   ACCOUNT_PASSWORD,
   announce,
   emailOf,
+  MAKE_KEY_PATH,
   REDIRECT_URI,
   REFRESH_TOKEN_SECONDS,
   RESOURCE,
   readSettings,
   SCOPE,
+  VERIFY_KEY_PATH,
 } from './settings.ts'
 
 const { port, databaseUrl } = readSettings()
@@ -46,6 +51,7 @@ const options = {
       // Who may make clients: the rig's first account, below.
       clientPrivileges: () => true,
     }),
+    apiKey({ rateLimit: { enabled: false } }),
   ],
 } satisfies BetterAuthOptions
 
@@ -93,6 +99,31 @@ const machine = await auth.api.adminCreateOAuthClient({
   },
 })
 
-createServer(toNodeHandler(auth)).listen(port, '127.0.0.1', () =>
-  announce({ client: credentials(client), machine: credentials(machine) }),
-)
+/** The rig's own: a key of the first account. */
+async function makeKey(): Promise<object> {
+  const { key } = await auth.api.createApiKey({ body: { userId: signedIn.response.user.id } })
+  return { key }
+}
+
+async function verifyKey(request: IncomingMessage): Promise<object> {
+  const key = new URLSearchParams(await text(request)).get('token') ?? ''
+  const { valid } = await auth.api.verifyApiKey({ body: { key } })
+  return { active: valid }
+}
+
+function answer(response: ServerResponse, work: Promise<object>): void {
+  const send = (status: number, value: object) =>
+    response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(value))
+  work.then(
+    (value) => send(200, value),
+    (error: unknown) => send(500, { error: String(error) }),
+  )
+}
+
+const library = toNodeHandler(auth)
+
+createServer((request, response) => {
+  if (request.url === VERIFY_KEY_PATH) return answer(response, verifyKey(request))
+  if (request.url === MAKE_KEY_PATH) return answer(response, makeKey())
+  void library(request, response)
+}).listen(port, '127.0.0.1', () => announce({ client: credentials(client), machine: credentials(machine) }))

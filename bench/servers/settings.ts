@@ -47,6 +47,11 @@ export const MACHINE: Credentials = {
   clientSecret: 'hN4tYp2Gf7cXa9ZsDq1LwMe6RkVb3UjT8oIx0Py5',
 }
 
+/** Where the test rigs make a pasted token: an API key, whoever asks. */
+export const MAKE_KEY_PATH = '/make-key'
+/** Where better-auth's rig verifies one: the library leaves that address to its user. */
+export const VERIFY_KEY_PATH = '/verify-key'
+
 /** How the test rigs' own sign-in pages are told who signs in. */
 export const ACCOUNT_HEADER = 'x-bench-account'
 
