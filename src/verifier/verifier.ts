@@ -146,7 +146,7 @@ export function createVerifier(given: VerifierOptions): Verifier {
   /** What the library does not look at. */
   function readJwt(payload: JWTPayload): Access {
     const { exp, iat, jti, aud, cnf } = payload
-    const access = exp && iat && typeof jti === 'string' ? readAccess(payload, 'jwt') : undefined
+    const access = exp && iat && jti && typeof jti === 'string' ? readAccess(payload, 'jwt') : undefined
     if (access === undefined) throw refuse('a claim is missing or malformed')
     if (aud !== audience) throw refuse('for another API')
     if (cnf !== undefined) throw refuse('bound to a key, and presented without proof of it')
