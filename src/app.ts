@@ -288,7 +288,11 @@ export async function createApp(
   )
   await revocations.start()
   parts.uses.start()
-  const sealer = createSealer({ ...services, onError: createErrorLog(log, 'sealer of the audit log') })
+  const sealer = createSealer({
+    ...services,
+    isHeldBack: () => revocations.trouble() !== undefined,
+    onError: createErrorLog(log, 'sealer of the audit log'),
+  })
   sealer.start()
   const sweeper = startSweeping(db, services.sweepEphemeral, log)
   const cutovers = startCutovers(services, log)
@@ -386,7 +390,7 @@ const CUTOVERS_BATCH = 100
 function startCutovers(services: Services, log: Log): NodeJS.Timeout {
   let running = false
   const run = async () => {
-    if (running) return
+    if (running || services.revocations.trouble() !== undefined) return
     running = true
     try {
       await commitDueCutovers(services, CUTOVERS_BATCH)

@@ -49,11 +49,20 @@ function encode(bytes: Buffer): string {
   return text
 }
 
-/** UUIDv7 (RFC 9562 §5.7): time first, so that new rows stand together in an index. */
+const COUNTER_VALUES = 0x1000
+let last = { ms: 0, counter: 0 }
+
+/**
+ * UUIDv7 (RFC 9562 §5.7): time first, so that new rows stand together in an index. Those of one millisecond are counted
+ * (§6.2, method 1), and when the clock is set back it waits for itself: a process makes them in order.
+ */
 function timeOrdered(): Buffer {
+  const ms = Date.now()
+  if (ms > last.ms) last = { ms, counter: 0 }
+  else if (++last.counter === COUNTER_VALUES) last = { ms: last.ms + 1, counter: 0 }
   const bytes = randomBytes(16)
-  bytes.writeUIntBE(Date.now(), 0, 6)
-  bytes[6] = ((bytes[6] ?? 0) & 0x0f) | 0x70
+  bytes.writeUIntBE(last.ms, 0, 6)
+  bytes.writeUInt16BE(0x7000 | last.counter, 6)
   bytes[8] = ((bytes[8] ?? 0) & 0x3f) | 0x80
   return bytes
 }

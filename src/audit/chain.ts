@@ -12,7 +12,7 @@ export function hashOf(place: Omit<ChainEntry, 'hash'>, record: AuditRecord): st
 }
 
 /** RFC 8785. @throws {TypeError} for what JSON cannot say */
-export function canonicalForm(value: unknown): string {
+function canonicalForm(value: unknown): string {
   const text = canonicalize(value)
   if (text === undefined) throw new TypeError('JSON cannot say this')
   return text

@@ -1,24 +1,15 @@
 // Seals the audit log: what transactions recorded is put into its organization's chain a moment later, by whichever process
 // comes first. Sealing in those transactions would make every one of an organization wait for the one before it.
 
-import type { Sink } from '../sink/service.ts'
-import type { SinkSigner } from '../sink/signing.ts'
 import { type Db, reading, transact } from '../store/database.ts'
 import { hashOf } from './chain.ts'
+import { type CheckpointDeps, writeCheckpoints } from './checkpoints.ts'
 import { type ChainEntry, GENESIS } from './rules.ts'
 import * as store from './store.ts'
 
 const SEAL_EVERY_MS = 250
 const CHECKPOINT_EVERY_MS = 60_000
 const BATCH = 500
-
-/** What a checkpoint says: so many records, and the last one's hash. Signed, in the sink. */
-export interface Checkpoint {
-  chain: string
-  seq: number
-  hash: string
-  made_at: string
-}
 
 export interface Sealer {
   /** Seals what there is. @returns how many */
@@ -30,49 +21,49 @@ export interface Sealer {
   close(): Promise<void>
 }
 
-export interface SealerDeps {
-  db: Db
-  sink: Sink
-  signer: SinkSigner
+export interface SealerDeps extends CheckpointDeps {
+  /** While the database may not be the one that it was, its chains do not grow. */
+  isHeldBack?: () => boolean
   onError: (error: Error) => void
 }
 
-export function createSealer({ db, sink, signer, onError }: SealerDeps): Sealer {
+export function createSealer({ onError, isHeldBack = () => false, ...deps }: SealerDeps): Sealer {
+  const { db } = deps
   let timer: NodeJS.Timeout | undefined
   let checkedAt = performance.now()
   let running: Promise<void> | undefined
+  let checking: Promise<void> | undefined
   let closed = false
 
   async function seal(): Promise<number> {
     let sealed = 0
     for (const chain of await reading(store.listPendingChains(db))) {
-      for (;;) {
-        const count = await sealBatch(db, chain)
-        sealed += count
-        if (count < BATCH) break
+      try {
+        sealed += await sealChain(db, chain)
+      } catch (error) {
+        report(error) // the other organizations' go on
       }
     }
     return sealed
   }
 
-  async function checkpoint(): Promise<void> {
-    for (const head of await reading(store.listUncheckedHeads(db))) {
-      const payload: Checkpoint = { ...head, made_at: new Date().toISOString() }
-      const jws = await signer.sign({ checkpoint: payload })
-      await sink.append([JSON.stringify({ checkpoint: head.chain, jws })])
-      await store.insertCheckpoint(db, head, jws)
-    }
+  const report = (error: unknown) => onError(error instanceof Error ? error : new Error(String(error)))
+
+  /** Sealing waits for no sink. */
+  function checkpointInTime(): void {
+    if (checking !== undefined || performance.now() - checkedAt < CHECKPOINT_EVERY_MS) return
+    checkedAt = performance.now()
+    checking = writeCheckpoints(deps)
+      .catch(report)
+      .finally(() => {
+        checking = undefined
+      })
   }
 
   async function round(): Promise<void> {
-    try {
-      await seal()
-      if (performance.now() - checkedAt < CHECKPOINT_EVERY_MS) return
-      checkedAt = performance.now()
-      await checkpoint()
-    } catch (error) {
-      onError(error instanceof Error ? error : new Error(String(error)))
-    }
+    if (isHeldBack()) return
+    await seal().catch(report)
+    checkpointInTime()
   }
 
   function next(): void {
@@ -85,13 +76,22 @@ export function createSealer({ db, sink, signer, onError }: SealerDeps): Sealer 
 
   return {
     seal,
-    checkpoint,
+    checkpoint: () => writeCheckpoints(deps),
     start: next,
     async close() {
       closed = true
       clearTimeout(timer)
       await running
+      if (!isHeldBack()) await seal().catch(report)
     },
+  }
+}
+
+async function sealChain(db: Db, chain: string): Promise<number> {
+  for (let sealed = 0; ; ) {
+    const count = await sealBatch(db, chain)
+    sealed += count
+    if (count < BATCH) return sealed
   }
 }
 

@@ -1,14 +1,14 @@
 // SQL of the audit log's chain: what waits to be sealed, the head, and what was sealed.
 import { type RawBuilder, sql } from 'kysely'
 import type { Executor, Trx } from '../store/database.ts'
-import type { AuditRecord, ChainEntry } from './rules.ts'
+import { type AuditRecord, type ChainEntry, SYSTEM_CHAIN } from './rules.ts'
 
 /** One sealer a chain at a time. The first of two keys; any constant, ours alone. */
 const CHAIN_LOCK = 4_180_315
 
-const SYSTEM = sql.lit('system')
+const SYSTEM = sql.lit(SYSTEM_CHAIN)
 
-/** An event as it is hashed. Of numbers that JSON cannot hold exactly, `detail` would say something else than it holds. */
+/** An event as it is hashed. */
 export const RECORD: RawBuilder<AuditRecord> = sql`jsonb_build_object('id', e.id,
   'timestamp', to_char(e.recorded_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
   'organization_id', e.organization_id, 'workspace_id', e.workspace_id, 'event', e.event, 'status', e.status,
@@ -99,12 +99,18 @@ export interface SealedRow extends ChainEntry {
   event_id: string
   /** Null where there is no such event. */
   record: AuditRecord | null
+  /** A number in its detail is none that JSON holds exactly: what is read here is not what stands there. */
+  is_inexact: boolean
 }
+
+/** Looked at where it stands: 1.00000000000000000001 is read as 1. */
+const INEXACT = sql`jsonb_path_exists(e.detail, '$.** ? (@.type() == "number") ? (@ != @.floor() || @.abs() > 9007199254740991)')`
 
 /** A page of a chain in its order. Primary key. */
 export async function listSealed(executor: Executor, chain: string, after: number, most: number): Promise<SealedRow[]> {
   const { rows } = await sql<SealedRow>`
-    select c.chain, c.seq::float8 as seq, c.previous, c.hash, c.event_id, case when e.id is not null then ${RECORD} end as record
+    select c.chain, c.seq::float8 as seq, c.previous, c.hash, c.event_id, case when e.id is not null then ${RECORD} end as record,
+      coalesce(${INEXACT}, false) as is_inexact
     from (select * from audit_chain where chain = ${chain} and seq > ${after} order by seq limit ${most}) c
     left join audit_events e on e.id = c.event_id and e.recorded_at = c.recorded_at
     order by c.seq`.execute(executor)

@@ -1,12 +1,10 @@
 // Whether an audit log is whole: each chain gapless and linked, each record as it was when it was sealed, and what was
 // signed at the time still true. Reads a database, or an exported file, a page at a time.
 
-import type { Sink } from '../sink/service.ts'
-import type { SinkSigner } from '../sink/signing.ts'
-import { type Db, reading } from '../store/database.ts'
+import { reading } from '../store/database.ts'
 import { hashOf } from './chain.ts'
+import { type CheckpointDeps, lastOf, readCheckpoints } from './checkpoints.ts'
 import { type AuditRecord, type ChainEntry, chainOf, GENESIS, isExact } from './rules.ts'
-import type { Checkpoint } from './sealer.ts'
 import * as store from './store.ts'
 
 const PAGE = 1_000
@@ -52,7 +50,7 @@ export interface AuditReport {
 }
 
 /** A place in a chain with what stands there. */
-export type Sealed = ChainEntry & { record: AuditRecord | null; event_id?: string }
+export type Sealed = ChainEntry & { record: AuditRecord | null; event_id?: string; is_inexact?: boolean }
 
 /** Follows one chain from a known place. */
 export interface ChainFollower {
@@ -81,7 +79,10 @@ export function createChainFollower(
     if (seq !== next.seq) return at('entry_missing', `${chain} has no entry ${next.seq}: the next one is ${seq}.`)
     if (record === null) return at('record_missing', `The record of entry ${seq} is gone.`)
     const isItself =
-      isExact(record.detail) && chainOf(record) === chain && hashOf({ chain, seq, previous }, record) === hash
+      entry.is_inexact !== true &&
+      isExact(record.detail) &&
+      chainOf(record) === chain &&
+      hashOf({ chain, seq, previous }, record) === hash
     if (!isItself)
       return at('record_changed', `Entry ${seq} is not what was sealed: the record, or its entry, was changed.`)
     if (previous !== next.previous) return at('entry_changed', `Entry ${seq} does not follow the entry before it.`)
@@ -101,7 +102,7 @@ export function createChainFollower(
       return undefined
     },
     report(waiting) {
-      const last = Math.max(0, ...checkpoints.keys())
+      const last = lastOf(checkpoints)
       if (fault === undefined && last >= next.seq) {
         const says = `A signed checkpoint names entry ${last}, and the chain ends with ${next.seq - 1}: it was cut off.`
         fault = { kind: 'cut_off', chain, seq: next.seq, says }
@@ -112,15 +113,9 @@ export function createChainFollower(
   }
 }
 
-export interface VerificationDeps {
-  db: Db
-  sink: Sink
-  signer: SinkSigner
-}
-
 /** Verifies a live database. @param onProgress hears how many records were looked at */
 export async function verifyDatabase(
-  deps: VerificationDeps,
+  deps: CheckpointDeps,
   onProgress: (records: number) => void,
 ): Promise<AuditReport> {
   const { db } = deps
@@ -163,34 +158,4 @@ function reportOf(chains: ChainReport[], chain: string): ChainReport {
   const report: ChainReport = { chain, records: 0, head: null, checkpoints: 0, waiting: 0, fault: null }
   chains.push(report)
   return report
-}
-
-/** What was signed, by chain and seq. */
-async function readCheckpoints({ sink, signer }: Pick<VerificationDeps, 'sink' | 'signer'>) {
-  const checkpoints = new Map<string, Map<number, string>>()
-  const notes: string[] = []
-  let unsigned = 0
-  for await (const line of sink.read(Number.MAX_SAFE_INTEGER)) {
-    if (!line.startsWith('{"checkpoint":')) continue
-    const found = await checkpointIn(line, signer)
-    if (found === undefined) {
-      unsigned++
-      continue
-    }
-    const ofChain = checkpoints.get(found.chain) ?? new Map<number, string>()
-    checkpoints.set(found.chain, ofChain.set(found.seq, found.hash))
-  }
-  if (unsigned > 0) notes.push(`${unsigned} checkpoints in the sink are signed with no key that is known here.`)
-  return { checkpoints, notes }
-}
-
-async function checkpointIn(line: string, signer: SinkSigner): Promise<Checkpoint | undefined> {
-  try {
-    const payload = await signer.open(JSON.parse(line).jws)
-    const found: unknown =
-      typeof payload === 'object' && payload !== null ? Reflect.get(payload, 'checkpoint') : undefined
-    return found as Checkpoint | undefined // what we signed has the shape that we gave it
-  } catch {
-    return undefined // half a line
-  }
 }

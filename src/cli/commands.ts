@@ -14,6 +14,7 @@ import {
   createOrganization,
   createWorkspace,
   findOrganizationReached,
+  findReached,
   listOrganizations,
   listWorkspaces,
 } from '../organizations/service.ts'
@@ -178,7 +179,11 @@ export const COMMANDS = {
   }),
   'connection list': command({
     input: z.strictObject({ workspace: z.string() }),
-    run: async ({ db }, input) => (await listConnections(db, input.workspace)).map(presentConnection),
+    async run({ db }, input) {
+      const found = await findReached(db, input.workspace, null)
+      if (found === undefined) throw new AppError('not_found', { detail: `There is no workspace ${input.workspace}.` })
+      return (await listConnections(db, found.workspace.id)).map(presentConnection)
+    },
   }),
   'connection close': command({
     input: z.strictObject({ connection: z.string() }),

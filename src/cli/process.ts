@@ -45,11 +45,14 @@ async function waitingForOthers<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
+/** Commands whose statements read all there is, and take as long as that takes. */
+const TAKES_LONG = new Set(['restore-check', 'audit verify'])
+
 async function executeHere(config: Config, log: Log, call: { command: string; input: unknown }): Promise<unknown> {
   const opened = await openDatabase(
     config.database,
     createErrorLog(log, 'database'),
-    call.command === 'restore-check' ? { statementTimeoutMs: 0 } : {}, // as long as it takes: nobody is served before
+    TAKES_LONG.has(call.command) ? { statementTimeoutMs: 0 } : {},
   )
   try {
     await prepareDatabase(config, opened.db)

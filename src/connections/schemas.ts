@@ -2,6 +2,7 @@
 import { z } from 'zod'
 import { workspaceParams } from '../organizations/schemas.ts'
 import { rfc3339, rfc3339OrNull } from '../times.ts'
+import { environmentName } from '../workspace-tokens/schemas.ts'
 import type { ConnectionView, UsedVersion } from './service.ts'
 
 export const connectionParams = workspaceParams.extend({
@@ -13,7 +14,7 @@ const connectionMembers = {
   client_id: z.string(),
   client_name: z.string(),
   user_id: z.string().nullable().meta({ description: 'Who approved it; null: an admin granted the client itself' }),
-  environment: z.enum(['production', 'staging', 'development']),
+  environment: environmentName,
   token_version: z.string(),
   resources: z.record(z.string(), z.string()).meta({ description: 'By API, its scopes' }),
   created_at: z.iso.datetime(),

@@ -19,7 +19,7 @@ import {
 } from '../ids.ts'
 import { isAtLeast, mayConnect } from '../organizations/rules.ts'
 import { lockRole } from '../organizations/service.ts'
-import { findWorkspace, lockWorkspace } from '../organizations/store.ts'
+import { lockWorkspace } from '../organizations/store.ts'
 import type { Authority } from '../principals/rules.ts'
 import { actorOf, lockAuthority } from '../principals/service.ts'
 import type { ResourceServer } from '../resource-servers/rules.ts'
@@ -207,11 +207,9 @@ function toView(row: Awaited<ReturnType<typeof store.listOpenInWorkspace>>[numbe
   }
 }
 
-/** Of a workspace, oldest first. @throws {AppError} `not_found` for an unknown workspace */
-export async function listConnections(db: Db, workspaceId: string): Promise<ConnectionView[]> {
-  const workspace = await reading(findWorkspace(db, workspaceId))
-  if (workspace === undefined) throw new AppError('not_found', { detail: `There is no workspace ${workspaceId}.` })
-  return (await reading(store.listOpenInWorkspace(db, workspace.id))).map(toView)
+/** Of a workspace, oldest first. The caller has been let in by now. */
+export async function listConnections(db: Db, workspaceId: WorkspaceId): Promise<ConnectionView[]> {
+  return (await reading(store.listOpenInWorkspace(db, workspaceId))).map(toView)
 }
 
 /** What a person approved themselves, in every workspace and organization, oldest first. */

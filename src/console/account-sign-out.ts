@@ -69,9 +69,7 @@ async function post(deps: AccountSignOutDeps, ctx: Context): Promise<void> {
     request: requestInfo(ctx),
   })
   await deps.sessions.end(ctx)
-  const everywhere = {
-    connections: connections === 0 ? undefined : counted(connections, 'connection'),
-    isTold: told > 0,
-  }
+  const stayed = connections === 1 ? 'connection' : counted(connections, 'connection')
+  const everywhere = { connections: connections > 0 ? stayed : undefined, isTold: told > 0 }
   sendPage(ctx, deps.pages.signedOut({ host: new URL(deps.issuer).host, everywhere }))
 }

@@ -262,6 +262,8 @@ const SAMPLE_IDS: Record<string, string> = {
   organization_id: 'org_01kw8m5h7yf2r8q0c4d9t6x1be',
   user_id: 'usr_01kw8m5h3a9qk2t7n4v8x0c6de',
   key_id: 'key_01kw8m5hf2c8w1r5y9b3e7g4hj',
+  connection_id: 'con_01kw8m5hd4m6s0z7k2v5q9n8ab',
+  invitation_id: 'inv_01kw8m5hg3x5t9w1r6c8d0e2fj',
   version: 'v2',
 }
 

@@ -46,6 +46,8 @@ export interface WorkspaceVisit {
   workspace: WorkspaceRow
   organization: { id: OrganizationId; name: string }
   role: WorkspaceRole
+  /** In the organization itself, where they have one. */
+  organizationRole: OrganizationRole | undefined
 }
 
 export interface OrganizationVisit {
@@ -113,7 +115,8 @@ export function createFrame(deps: FrameDeps): Frame {
       const organization = await reading(organizations.findOrganization(deps.db, found.workspace.organization_id))
       if (organization === undefined) throw new AppError('not_found')
       ctx.state.workspaceId = found.workspace.id
-      return { session: visitor, workspace: found.workspace, organization, role: found.role }
+      const { workspace, role, organizationRole } = found
+      return { session: visitor, workspace, organization, role, organizationRole }
     },
     async organization(ctx, visitor, least) {
       const found = await findOrganizationReached(deps.db, String(ctx.params.organization_id), visitor.userId)
@@ -147,17 +150,26 @@ export const leadToSignIn: Middleware = async (ctx, next) => {
   }
 }
 
+/** The end of its address, what it says, and who gets there. */
+type Tab = readonly [path: string, text: string, least: WorkspaceRole]
+
 const WORKSPACE_TABS = [
-  ['access', 'Access'],
-  ['members', 'Members'],
-  ['settings', 'Settings'],
-] as const
+  ['access', 'Access', 'member'],
+  ['members', 'Members', 'viewer'],
+  ['settings', 'Settings', 'viewer'],
+] as const satisfies readonly Tab[]
 
 const ORGANIZATION_TABS = [
-  ['', 'Overview'],
-  ['people', 'People'],
-  ['keys', 'Keys'],
-] as const
+  ['', 'Overview', 'member'],
+  ['people', 'People', 'member'],
+  ['keys', 'Keys', 'admin'],
+] as const satisfies readonly Tab[]
+
+/** Where somebody lands in a workspace: on the first page that they may see. */
+export function frontDoorOf({ workspace, role }: WorkspaceVisit): string {
+  const [first] = tabsFor(WORKSPACE_TABS, role)
+  return `/workspaces/${workspace.id}/${first?.[0] ?? ''}`
+}
 
 /** Where a page of a workspace stands. */
 export function placeOfWorkspace(visit: WorkspaceVisit, current: (typeof WORKSPACE_TABS)[number][0]): PlacedPage {
@@ -165,10 +177,14 @@ export function placeOfWorkspace(visit: WorkspaceVisit, current: (typeof WORKSPA
   return {
     crumbs: [
       { href: `/organizations/${visit.organization.id}`, text: visit.organization.name },
-      { href: `${base}/access`, text: visit.workspace.name },
+      { href: base, text: visit.workspace.name },
     ],
-    tabs: { label: 'Workspace', items: tabsOf(base, WORKSPACE_TABS, current) },
+    tabs: { label: 'Workspace', items: tabsOf(base, tabsFor(WORKSPACE_TABS, visit.role), current) },
   }
+}
+
+function tabsFor(tabs: readonly Tab[], role: WorkspaceRole): Tab[] {
+  return tabs.filter(([, , least]) => isAtLeast(role, least))
 }
 
 const ACCOUNT_TABS = [
@@ -184,7 +200,11 @@ export function placeOfAccount(current: (typeof ACCOUNT_TABS)[number][0]): Place
   }
 }
 
-function tabsOf(base: string, tabs: ReadonlyArray<readonly [path: string, text: string]>, current: string) {
+function tabsOf(
+  base: string,
+  tabs: ReadonlyArray<readonly [path: string, text: string, ...unknown[]]>,
+  current: string,
+) {
   return tabs.map(([path, text]) => ({
     href: path === '' ? base : `${base}/${path}`,
     text,
@@ -200,6 +220,6 @@ export function placeOfOrganization(
   const base = `/organizations/${visit.organization.id}`
   return {
     crumbs: [{ href: base, text: visit.organization.name }],
-    tabs: { label: 'Organization', items: tabsOf(base, ORGANIZATION_TABS, current) },
+    tabs: { label: 'Organization', items: tabsOf(base, tabsFor(ORGANIZATION_TABS, visit.role), current) },
   }
 }

@@ -17,6 +17,7 @@ import { nameText } from '../organizations/schemas.ts'
 import { type Db, reading } from '../store/database.ts'
 import type { Frame } from './frame.ts'
 import type { Pages } from './pages.ts'
+import { done } from './people.ts'
 
 export interface InvitationPagesDeps {
   db: Db
@@ -33,7 +34,7 @@ export function createInvitationPages(deps: InvitationPagesDeps): Router {
   router.get('/', (ctx) => show(deps, ctx))
   router.post('/accept', formBody, (ctx) => postAccept(deps, ctx))
   router.post('/join', formBody, (ctx) => postJoin(deps, ctx))
-  router.get(['/accept', '/join'], (ctx) => redirect(ctx, `/invitations/${ctx.params.secret}`))
+  router.get(['/accept', '/join'], (ctx) => done(ctx, `/invitations/${ctx.params.secret}`))
   return router
 }
 
@@ -46,7 +47,14 @@ function secretOf(ctx: Context): string {
 
 const purposeOf = (secret: string) => `invitation ${digestOf(secret)}`
 
-async function show(deps: InvitationPagesDeps, ctx: Context, problem: { error?: string; name?: string } = {}) {
+/** An account that could not be opened, beside the form that asked for it. */
+interface Refused {
+  status: number
+  errors: { name?: string; password?: string }
+  name: string
+}
+
+async function show(deps: InvitationPagesDeps, ctx: Context, refused?: Refused): Promise<void> {
   const secret = secretOf(ctx)
   const found = await findByLink(deps.db, secret)
   if (found === undefined)
@@ -75,9 +83,11 @@ async function show(deps: InvitationPagesDeps, ctx: Context, problem: { error?: 
     signInHref: `/sign-in?${new URLSearchParams({ return_to: base })}`,
     sessionCsrf: session?.csrf ?? '',
     csrf: deps.formTokens.issue(purposeOf(secret)),
-    ...problem,
+    errors: refused?.errors,
+    name: refused?.name,
   })
   sendPage(ctx, html)
+  if (refused !== undefined) ctx.status = refused.status
 }
 
 async function postAccept(deps: InvitationPagesDeps, ctx: Context): Promise<void> {
@@ -87,14 +97,18 @@ async function postAccept(deps: InvitationPagesDeps, ctx: Context): Promise<void
     userId: session.userId,
     request: requestInfo(ctx),
   })
-  redirect(ctx, placeOf(invitation))
+  done(ctx, placeOf(invitation))
 }
 
 async function postJoin(deps: InvitationPagesDeps, ctx: Context): Promise<void> {
   const secret = secretOf(ctx)
   deps.formTokens.check(ctx, purposeOf(secret))
-  const name = nameText.safeParse(field(ctx, 'name'))
-  if (!name.success) return show(deps, ctx, { error: 'Tell us your name, in up to 120 characters.', name: '' })
+  const typed = field(ctx, 'name')
+  const name = nameText.safeParse(typed)
+  if (!name.success) {
+    const errors = { name: 'Tell us your name, in up to 120 characters.' }
+    return show(deps, ctx, { status: 400, errors, name: typed })
+  }
   try {
     const { invitation, userId } = await acceptAsNew(deps.accounts, {
       secret,
@@ -103,20 +117,15 @@ async function postJoin(deps: InvitationPagesDeps, ctx: Context): Promise<void> 
       request: requestInfo(ctx),
     })
     await deps.sessions.open(ctx, { userId, email: invitation.email, signedInAt: Math.floor(Date.now() / 1000) })
-    redirect(ctx, placeOf(invitation))
+    done(ctx, placeOf(invitation))
   } catch (error) {
     if (!(error instanceof AppError) || !['invalid_request', 'conflict'].includes(error.code)) throw error
-    await show(deps, ctx, { error: error.detail, name: name.data })
+    await show(deps, ctx, { status: error.status, errors: { password: error.detail }, name: typed })
   }
 }
 
 function placeOf(invitation: InvitationRow): string {
   return invitation.workspace_id === null
     ? `/organizations/${invitation.organization_id}`
-    : `/workspaces/${invitation.workspace_id}/access`
-}
-
-function redirect(ctx: Context, target: string): void {
-  ctx.status = 303
-  ctx.redirect(target)
+    : `/workspaces/${invitation.workspace_id}`
 }

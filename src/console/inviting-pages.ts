@@ -1,7 +1,6 @@
 // Asking somebody in, from the pages of people and members: the form, the link shown once, and what is still open.
 import Router from '@koa/router'
 import type { Context } from 'koa'
-import { AppError } from '../errors.ts'
 import { field, formBody } from '../http/forms.ts'
 import { invitationLink, newInvitation } from '../invitations/schemas.ts'
 import { cancel, type InvitationTarget, invite, listOpen } from '../invitations/service.ts'
@@ -16,6 +15,7 @@ import {
   IN_ORGANIZATION,
   IN_WORKSPACE,
   ORGANIZATION_ROLES,
+  oneOf,
   ROLE_NAMES,
   WORKSPACE_ROLES,
 } from './people.ts'
@@ -73,6 +73,8 @@ export function createInvitingPages(deps: InvitingDeps): Router {
   return router
 }
 
+const NO_ROLE = 'Choose a role.'
+
 async function workspaceDoor(deps: InvitingDeps, ctx: Context, session: BrowserSession): Promise<Door> {
   const visit = await deps.frame.workspace(ctx, session, 'admin')
   const { id, name } = visit.workspace
@@ -84,7 +86,7 @@ async function workspaceDoor(deps: InvitingDeps, ctx: Context, session: BrowserS
     place: { organizationId: visit.workspace.organization_id, workspaceId: id },
     roles: WORKSPACE_ROLES,
     meanings: IN_WORKSPACE,
-    target: (role) => ({ workspaceId: id, role: knownRole(WORKSPACE_ROLES, role) }),
+    target: (role) => ({ workspaceId: id, role: oneOf(WORKSPACE_ROLES, role, NO_ROLE) }),
   }
 }
 
@@ -99,14 +101,8 @@ async function organizationDoor(deps: InvitingDeps, ctx: Context, session: Brows
     place: { organizationId: id, workspaceId: null },
     roles: ORGANIZATION_ROLES,
     meanings: IN_ORGANIZATION,
-    target: (role) => ({ organizationId: id, role: knownRole(ORGANIZATION_ROLES, role) }),
+    target: (role) => ({ organizationId: id, role: oneOf(ORGANIZATION_ROLES, role, NO_ROLE) }),
   }
-}
-
-function knownRole<R extends string>(roles: readonly R[], given: string): R {
-  const role = roles.find((candidate) => candidate === given)
-  if (role === undefined) throw new AppError('invalid_request', { detail: 'Choose a role.' })
-  return role
 }
 
 function sendForm(

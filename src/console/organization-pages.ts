@@ -1,13 +1,12 @@
 // Pages of an organization: its workspaces, making one, its people and their roles; and where somebody lands who signs in.
-import { randomUUID } from 'node:crypto'
 import Router from '@koa/router'
 import type { Context } from 'koa'
-import { z } from 'zod'
+import type { z } from 'zod'
 import { AppError } from '../errors.ts'
 import { field, formBody } from '../http/forms.ts'
-import { isUserId } from '../ids.ts'
 import {
   changeOrganizationRole,
+  findOrganizationMember,
   listOrganizationMembers,
   type Member,
   removeFromOrganization,
@@ -35,6 +34,7 @@ import {
   type Words,
   words,
 } from './people.ts'
+import { newFormId, repeatableOf } from './token-forms.ts'
 import { counted } from './token-times.ts'
 
 export interface OrganizationPagesDeps {
@@ -130,6 +130,8 @@ export interface WorkspaceForm {
   cost_centre: string
 }
 
+const WORKSPACE_FIELDS: ReadonlyArray<keyof WorkspaceForm> = ['name', 'billing_email', 'cost_centre']
+
 const PROBLEMS: Record<keyof WorkspaceForm, string> = {
   name: 'Give it a name of 1 to 120 characters, on one line.',
   billing_email: 'This is not an email address.',
@@ -167,13 +169,13 @@ function sendNewWorkspace(
   deps: OrganizationPagesDeps,
   ctx: Context,
   visit: OrganizationVisit,
-  form: { given: WorkspaceForm; formId?: string; problems?: Partial<Record<string, string>>; error?: string },
+  form: { given: WorkspaceForm; problems?: Partial<Record<string, string>>; error?: string },
 ): void {
   deps.frame.send(ctx, visit.session, 'organization-new-workspace', placeOfOrganization(visit, ''), {
     organization: visit.organization.name,
     action: `${baseOf(visit)}/workspaces/new`,
     back: baseOf(visit),
-    formId: form.formId ?? randomUUID(),
+    form: newFormId(),
     given: form.given,
     problems: form.problems ?? {},
     error: form.error,
@@ -184,10 +186,10 @@ async function postNewWorkspace(deps: OrganizationPagesDeps, ctx: Context): Prom
   const session = await deps.frame.posted(ctx)
   const visit = await deps.frame.organization(ctx, session, 'admin')
   const { given, read } = workspaceFields(ctx)
-  const formId = z.uuid().safeParse(field(ctx, 'form_id')).data ?? randomUUID()
+  const repeatable = repeatableOf(ctx, session.userId, WORKSPACE_FIELDS) // a form that is sent twice makes one workspace
   if (!read.success) {
     ctx.status = 400
-    return sendNewWorkspace(deps, ctx, visit, { given, formId, problems: fieldProblems(read.error) })
+    return sendNewWorkspace(deps, ctx, visit, { given, problems: fieldProblems(read.error) })
   }
   const { name, billing_email, cost_centre } = read.data
   let href = baseOf(visit)
@@ -197,19 +199,14 @@ async function postNewWorkspace(deps: OrganizationPagesDeps, ctx: Context): Prom
       name,
       billingEmail: billing_email ?? null,
       costCentre: cost_centre ?? null,
-      // A form that is sent twice makes one workspace.
-      repeatable: {
-        scope: session.userId,
-        key: `form ${formId}`,
-        request: JSON.stringify([ctx.path, name, billing_email, cost_centre]),
-      },
+      repeatable,
       ...deps.frame.by(ctx, session),
     })
     href = `/workspaces/${workspace.id}/access`
   })
   if (refused === undefined) return done(ctx, href)
   if (refused.code !== 'idempotency_key_reused')
-    return sendNewWorkspace(deps, ctx, visit, { given, formId, error: refused.detail })
+    return sendNewWorkspace(deps, ctx, visit, { given, error: refused.detail })
   sendNewWorkspace(deps, ctx, visit, {
     given,
     error: 'This form has made a workspace already. To make this one too, create it once more.',
@@ -245,11 +242,9 @@ function mayChange(visit: OrganizationVisit, role: OrganizationRole): boolean {
   return visit.role === 'owner' || (visit.role === 'admin' && role !== 'owner')
 }
 
-/** Somebody of the organization in the address, for an admin who signed in just now. */
+/** Who is named in the address, if they are in the organization. */
 async function visitPerson(deps: OrganizationPagesDeps, ctx: Context, visit: OrganizationVisit) {
-  const id = String(ctx.params.user_id)
-  const members = isUserId(id) ? await listOrganizationMembers(deps.db, visit.organization.id) : []
-  const person = members.find(({ user_id }) => user_id === id)
+  const person = await findOrganizationMember(deps.db, visit.organization.id, String(ctx.params.user_id))
   if (person === undefined) throw new AppError('not_found')
   return person
 }

@@ -111,7 +111,8 @@ export interface InvitationPage extends PageFrame {
   signInHref: string
   sessionCsrf: string
   csrf: string
-  error?: string | undefined
+  /** What is wrong with what was typed to open an account. */
+  errors?: { name?: string; password?: string } | undefined
   name?: string | undefined
 }
 

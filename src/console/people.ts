@@ -190,7 +190,7 @@ export function oneOf<T extends string>(known: readonly T[], given: string, prob
   return found
 }
 
-/** Leads on to a page that says what was done. */
+/** Leads on to another page, which says what was done where that is told. */
 export function done(ctx: Context, path: string, what?: string): void {
   ctx.status = 303
   ctx.redirect(what === undefined ? path : `${path}?done=${what}`)

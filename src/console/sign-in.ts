@@ -9,6 +9,7 @@ import { requestInfo } from '../http/trace.ts'
 import type { BrowserSessions } from '../oauth/browser-sessions.ts'
 import type { Frame } from './frame.ts'
 import type { Pages } from './pages.ts'
+import { done } from './people.ts'
 
 export interface SignInDeps {
   issuer: string
@@ -26,7 +27,7 @@ export function createSignIn(deps: SignInDeps): Router {
   router.get('/sign-in', async (ctx) => {
     const session = await deps.sessions.find(ctx)
     const isAgain = ctx.URL.searchParams.has('again')
-    if (session !== undefined && !isAgain) return redirect(ctx, returnTo(ctx.URL.searchParams.get('return_to')))
+    if (session !== undefined && !isAgain) return done(ctx, returnTo(ctx.URL.searchParams.get('return_to')))
     show(deps, ctx, {
       returnTo: ctx.URL.searchParams.get('return_to') ?? '',
       email: session?.account.email,
@@ -37,9 +38,9 @@ export function createSignIn(deps: SignInDeps): Router {
   router.post('/sign-out', formBody, async (ctx) => {
     await deps.frame.posted(ctx)
     await deps.sessions.end(ctx)
-    redirect(ctx, '/')
+    done(ctx, '/')
   })
-  router.get('/sign-out', (ctx) => redirect(ctx, '/'))
+  router.get('/sign-out', (ctx) => done(ctx, '/'))
   return router
 }
 
@@ -79,7 +80,7 @@ async function postSignIn(deps: SignInDeps, ctx: Context): Promise<void> {
   })
   if (outcome.ok) {
     await deps.sessions.open(ctx, { userId: outcome.userId, email, signedInAt: outcome.signedInAt })
-    return redirect(ctx, target)
+    return done(ctx, target)
   }
   if (outcome.reason === 'too_many') {
     const minutes = Math.ceil(outcome.retryAfterSeconds / 60)
@@ -95,9 +96,4 @@ async function postSignIn(deps: SignInDeps, ctx: Context): Promise<void> {
 /** A path of ours, whatever was asked for: nobody is led elsewhere by signing in. */
 function returnTo(asked: string | null): string {
   return asked !== null && /^\/(?:[\w-][\w/-]*)?$/.test(asked) ? asked : '/'
-}
-
-function redirect(ctx: Context, target: string): void {
-  ctx.status = 303
-  ctx.redirect(target)
 }

@@ -7,7 +7,18 @@ import { stateOf, type VersionStateName } from '../workspace-tokens/schemas.ts'
 import type { TokenView } from '../workspace-tokens/service.ts'
 import type { TokenVersion } from '../workspace-tokens/store.ts'
 import { cutPath } from './pages.ts'
-import { ago, atInstant, counted, DAY_MS, dayOf, instantOf, type Moment, shortDayOf, span } from './token-times.ts'
+import {
+  ago,
+  atInstant,
+  counted,
+  DAY_MS,
+  dayOf,
+  exactSpan,
+  instantOf,
+  type Moment,
+  shortDayOf,
+  span,
+} from './token-times.ts'
 import { type Badge, EVIDENCE_DAYS, isLately } from './token-views.ts'
 
 const STATE_BADGES: Record<VersionStateName, Badge> = {
@@ -40,14 +51,14 @@ const SPAN_MS = EVIDENCE_DAYS * DAY_MS
 
 /** The newest five versions, and whatever else works or was tried lately. */
 export function lanesOf(view: TokenView, hours: readonly UsedHour[], base: string): Lane[] {
-  const { line, now } = view
+  const { line } = view
   return line.versions
     .filter(
       (version, index) =>
         index < 5 || isWorking(stateOf(view, version)) || hours.some((hour) => hour.version === version.version),
     )
     .map((version) =>
-      laneOf(view, version, { hours, revokeHref: `${base}/${line.id}/versions/v${version.version}/revoke` }, now),
+      laneOf(view, version, { hours, revokeHref: `${base}/${line.id}/versions/v${version.version}/revoke` }),
     )
 }
 
@@ -57,8 +68,8 @@ function laneOf(
   view: TokenView,
   version: TokenVersion,
   more: { hours: readonly UsedHour[]; revokeHref: string },
-  now: Date,
 ): Lane {
+  const { now } = view
   const state = view.line.closedAt === null ? stateOf(view, version) : endedState(version)
   const own = more.hours.filter((hour) => hour.version === version.version)
   const used = own.filter(({ refused }) => !refused)
@@ -177,8 +188,9 @@ export function cutoverPlan({ line, now }: TokenView): string | undefined {
   if (older === undefined || newer === undefined) return undefined
   if (line.cutover === 'at' && line.cutoverAt !== null)
     return `v${older.version} stops by itself on ${instantOf(line.cutoverAt)}.`
-  if (line.cutover === 'on_first_use') return `v${older.version} stops by itself when v${newer.version} is first used.`
-  return undefined
+  if (line.cutover !== 'on_first_use') return undefined
+  const when = line.cutoverAfterSeconds ? `${exactSpan(line.cutoverAfterSeconds)} after` : 'when'
+  return `v${older.version} stops by itself ${when} v${newer.version} is first used.`
 }
 
 /** Where a token stands, for the sentence under its name. */

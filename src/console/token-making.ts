@@ -6,8 +6,14 @@ import { formBody } from '../http/forms.ts'
 import type { ResourceServers } from '../resource-servers/service.ts'
 import type { RevocationList } from '../revocation/service.ts'
 import type { Db } from '../store/database.ts'
-import { goodVersions, MOST_GOOD_VERSIONS } from '../workspace-tokens/rules.ts'
-import { createToken, listTokens, rotateToken, type TokenView } from '../workspace-tokens/service.ts'
+import { endOfSameLife, goodVersions, lifeProblem, MOST_GOOD_VERSIONS } from '../workspace-tokens/rules.ts'
+import {
+  createToken,
+  findTokenByLabel,
+  type NewTokenInput,
+  rotateToken,
+  type TokenView,
+} from '../workspace-tokens/service.ts'
 import { type Frame, leadToSignIn } from './frame.ts'
 import * as forms from './token-forms.ts'
 import {
@@ -135,7 +141,7 @@ const SENT_ALREADY =
 async function createRefused(
   deps: TokenMakingDeps,
   place: TokenPlace,
-  input: { label: string; environment: string },
+  input: NewTokenInput,
   error: unknown,
 ): Promise<Refused> {
   if (!(error instanceof AppError)) throw error
@@ -143,10 +149,8 @@ async function createRefused(
   switch (error.code) {
     case 'label_in_use': {
       const errors = { label: `Another ${place.noun} has this label already. Choose another one, or rotate that one.` }
-      const same = (await listTokens(deps.db, place.place)).find(
-        ({ line }) => line.label === input.label && (!place.isWorkspace || line.environment === input.environment),
-      )
-      const way = same && { href: `${place.base}/${same.line.id}`, text: `Open the ${place.noun} with this label` }
+      const same = await findTokenByLabel(deps.db, place.place, input)
+      const way = same && { href: `${place.base}/${same.id}`, text: `Open the ${place.noun} with this label` }
       return { status, errors, way }
     }
     case 'policy_forbids':
@@ -173,8 +177,10 @@ async function showRotate(
   const policy = await policyOf(deps.db, place)
   const good = goodVersions(line, line.versions, now)
   const lifetime = lifetimeOf(view)
-  // What lived without an end must not go on so where the workspace asks for one.
-  const allowsSame = lifetime === undefined ? !policy.expiryRequired && policy.maxAgeDays === null : true
+  const newest = line.versions[0]
+  const sameEnd = newest === undefined ? null : endOfSameLife(newest, now)
+  // What lived longer than the workspace allows by now must not go on so.
+  const allowsSame = lifeProblem(policy, sameEnd, now) === undefined
   const choices = forms.expiryChoices(policy, now)
   const same = {
     value: forms.AS_BEFORE,

@@ -12,9 +12,10 @@ import { cutOver, revokeToken, revokeVersion, type TokenView } from '../workspac
 import { addListRoute } from './access-list.ts'
 import { leadToSignIn } from './frame.ts'
 import { cutPath } from './pages.ts'
+import { done } from './people.ts'
 import * as evidence from './token-evidence.ts'
 import { addMakingRoutes, type TokenMakingDeps } from './token-making.ts'
-import { type PlaceKind, placeKinds, placeView, redirect, type TokenPlace, tokenAt } from './token-places.ts'
+import { type PlaceKind, placeKinds, placeView, type TokenPlace, tokenAt } from './token-places.ts'
 import { atInstant, counted } from './token-times.ts'
 import * as views from './token-views.ts'
 
@@ -42,7 +43,7 @@ function addTokenRoutes(router: Router, deps: TokenPagesDeps, kind: PlaceKind): 
   // Where a person comes back to after signing in again.
   router.get(`${kind.base}/:key_id/cutover`, leadToSignIn, async (ctx) => {
     const place = await kind.open(ctx, await frame.session(ctx), 'see')
-    redirect(ctx, `${place.base}/${(await tokenAt(deps.db, place, keyIdOf(ctx))).line.id}`)
+    done(ctx, `${place.base}/${(await tokenAt(deps.db, place, keyIdOf(ctx))).line.id}`)
   })
   router.post(`${kind.base}/:key_id/cutover`, leadToSignIn, formBody, async (ctx) => {
     const place = await kind.open(ctx, await frame.posted(ctx), 'change')
@@ -51,7 +52,7 @@ function addTokenRoutes(router: Router, deps: TokenPagesDeps, kind: PlaceKind): 
     // The button named a version: what was rotated meanwhile is for another look.
     if (field(ctx, 'version') !== newest) return showToken(deps, ctx, place, view, CHANGED)
     await cutOver(deps, { owner: place.owner, id: view.line.id, ...frame.by(ctx, place.session) })
-    redirect(ctx, `${place.base}/${view.line.id}`)
+    done(ctx, `${place.base}/${view.line.id}`)
   })
 }
 
@@ -128,7 +129,7 @@ function addRevocationRoutes(router: Router, deps: TokenPagesDeps, kind: PlaceKi
     router.get(path, leadToSignIn, async (ctx) => {
       const place = await kind.open(ctx, await deps.frame.session(ctx), 'change')
       const ending = await endingAt(deps, place, ctx)
-      if (isOver(ending)) return redirect(ctx, `${place.base}/${ending.view.line.id}`)
+      if (isOver(ending)) return done(ctx, `${place.base}/${ending.view.line.id}`)
       await showRevoke(deps, ctx, place, ending, undefined)
     })
     router.post(path, leadToSignIn, formBody, async (ctx) => {
@@ -210,8 +211,8 @@ async function postRevoke(deps: TokenPagesDeps, ctx: Context, place: TokenPlace,
   const target = { owner: place.owner, id: view.line.id, ...deps.frame.by(ctx, place.session) }
   if (version !== undefined) {
     await revokeVersion(deps, { ...target, version })
-    return redirect(ctx, `${place.base}/${view.line.id}`)
+    return done(ctx, `${place.base}/${view.line.id}`)
   }
   await revokeToken(deps, { ...target, reason: reason === '' ? undefined : reason })
-  redirect(ctx, `${place.listHref}?revoked=${view.line.id}`)
+  done(ctx, `${place.listHref}?revoked=${view.line.id}`)
 }

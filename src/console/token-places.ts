@@ -1,7 +1,5 @@
 // Where tokens live, for their pages: a workspace, or an organization with keys of its own. The pages are the same.
 import type { Context } from 'koa'
-import { AppError } from '../errors.ts'
-import { isOrganizationId } from '../ids.ts'
 import type { BrowserSession } from '../oauth/browser-sessions.ts'
 import { isAtLeast } from '../organizations/rules.ts'
 import type { Owner } from '../principals/service.ts'
@@ -12,6 +10,7 @@ import { NO_POLICY, type TokenPolicy } from '../workspace-tokens/rules.ts'
 import { getPolicy, getToken, type TokenView } from '../workspace-tokens/service.ts'
 import type { Place } from '../workspace-tokens/store.ts'
 import { type Frame, type PlacedPage, placeOfOrganization, placeOfWorkspace } from './frame.ts'
+import { done } from './people.ts'
 
 /** A workspace or an organization, as a signed-in person looks at its tokens. */
 export interface TokenPlace {
@@ -79,7 +78,6 @@ function organizationKind(frame: Frame): PlaceKind {
     async open(ctx, session) {
       const visit = await frame.organization(ctx, session, 'admin')
       const { organization } = visit
-      if (!isOrganizationId(organization.id)) throw new AppError('not_found') // it is one: it was found by it
       const owner = { organizationId: organization.id }
       const base = `/organizations/${organization.id}/keys`
       return {
@@ -109,13 +107,8 @@ export function tokenAt(db: Db, { place }: TokenPlace, id: string): Promise<Toke
 export async function openTokenAt(db: Db, place: TokenPlace, ctx: Context): Promise<TokenView | undefined> {
   const view = await tokenAt(db, place, String(ctx.params.key_id))
   if (view.line.closedAt === null) return view
-  redirect(ctx, `${place.base}/${view.line.id}`)
+  done(ctx, `${place.base}/${view.line.id}`)
   return undefined
-}
-
-export function redirect(ctx: Context, target: string): void {
-  ctx.status = 303
-  ctx.redirect(target)
 }
 
 export async function policyOf(db: Db, { place }: TokenPlace): Promise<TokenPolicy> {

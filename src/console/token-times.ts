@@ -52,6 +52,13 @@ export function span(ms: number): string {
   return counted(Math.floor(ms / DAY_MS), 'day')
 }
 
+/** The largest unit that says all of it: `90 minutes`. */
+export function exactSpan(seconds: number): string {
+  if (seconds % 86_400 === 0) return counted(seconds / 86_400, 'day')
+  if (seconds % 3_600 === 0) return counted(seconds / 3_600, 'hour')
+  return seconds % 60 === 0 ? counted(seconds / 60, 'minute') : counted(seconds, 'second')
+}
+
 /** `1 day`, `1,284 days`. */
 export function counted(count: number, noun: string): string {
   return `${count.toLocaleString('en')} ${noun}${count === 1 ? '' : 's'}`

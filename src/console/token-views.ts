@@ -1,7 +1,7 @@
 // What pages say of a way in, in a line of a list: its state, whose it is, when and from where it was used last. Here for
 // tokens; the shape is the same for all of them.
 import type { Environment } from '../store/tables.ts'
-import { currentVersion, goodVersions, isExpiring, isUnused, UNUSED_DAYS } from '../workspace-tokens/rules.ts'
+import { currentVersion, goodVersions, isExpiring, isLineUnused, UNUSED_DAYS } from '../workspace-tokens/rules.ts'
 import { stateOf } from '../workspace-tokens/schemas.ts'
 import type { TokenView } from '../workspace-tokens/service.ts'
 import type { TokenVersion } from '../workspace-tokens/store.ts'
@@ -107,10 +107,7 @@ export const UNUSED_STANDING = {
 } as const satisfies { badge: Badge; notes: Note[] }
 
 /** It works, and nobody used it lately. */
-export function isTokenUnused({ line, now }: TokenView): boolean {
-  const good = goodVersions(line, line.versions, now)
-  return good.length > 0 && good.every((version) => isUnused(version, now))
-}
+export const isTokenUnused = ({ line, now }: TokenView): boolean => isLineUnused(line, line.versions, now)
 
 function decisionOf(view: TokenView): string | undefined {
   const { line, now } = view

@@ -7,6 +7,7 @@ import { isUserId } from '../ids.ts'
 import {
   addToWorkspace,
   changeRole,
+  findWorkspaceMember,
   listOrganizationMembers,
   listWorkspaceMembers,
   type Member,
@@ -14,7 +15,7 @@ import {
   transferOwnership,
 } from '../members/service.ts'
 import { isAtLeast, mayChangeOwners } from '../organizations/rules.ts'
-import { archiveWorkspace, changeWorkspace, findOrganizationReached } from '../organizations/service.ts'
+import { archiveWorkspace, changeWorkspace } from '../organizations/service.ts'
 import { countIn, standingOf } from '../overview/service.ts'
 import type { RevocationList } from '../revocation/service.ts'
 import type { Db } from '../store/database.ts'
@@ -22,7 +23,7 @@ import type { Environment, WorkspaceRole } from '../store/tables.ts'
 import type { TokenPolicy } from '../workspace-tokens/rules.ts'
 import { policyShape } from '../workspace-tokens/schemas.ts'
 import { getPolicy, setPolicy } from '../workspace-tokens/service.ts'
-import { type Frame, leadToSignIn, placeOfWorkspace, type WorkspaceVisit } from './frame.ts'
+import { type Frame, frontDoorOf, leadToSignIn, placeOfWorkspace, type WorkspaceVisit } from './frame.ts'
 import { fieldProblems, type WorkspaceForm, workspaceFields } from './organization-pages.ts'
 import {
   attempt,
@@ -53,7 +54,7 @@ export function createWorkspacePages(deps: WorkspacePagesDeps): Router {
   router.use(leadToSignIn)
   router.get(at, async (ctx) => {
     const visit = await deps.frame.workspace(ctx, await deps.frame.session(ctx), 'viewer')
-    done(ctx, `${baseOf(visit)}/access`)
+    done(ctx, frontDoorOf(visit))
   })
   router.get(`${at}/members`, (ctx) => showMembers(deps, ctx))
   router.get(`${at}/members/new`, (ctx) => showAddition(deps, ctx))
@@ -85,15 +86,13 @@ const MEMBER_NOTICES = {
 }
 
 /** Whether the visitor makes and unmakes owners here. */
-async function isOwner(deps: WorkspacePagesDeps, visit: WorkspaceVisit): Promise<boolean> {
-  const found = await findOrganizationReached(deps.db, visit.organization.id, visit.session.userId)
-  return mayChangeOwners(visit.role, found?.role)
-}
+const isOwner = (visit: WorkspaceVisit) => mayChangeOwners(visit.role, visit.organizationRole)
 
 async function showMembers(deps: WorkspacePagesDeps, ctx: Context): Promise<void> {
   const session = await deps.frame.session(ctx)
   const visit = await deps.frame.workspace(ctx, session, 'viewer')
-  const [members, owns] = await Promise.all([listWorkspaceMembers(deps.db, visit.workspace.id), isOwner(deps, visit)])
+  const members = await listWorkspaceMembers(deps.db, visit.workspace.id)
+  const owns = isOwner(visit)
   const isAdmin = isAtLeast(visit.role, 'admin')
   const base = `${baseOf(visit)}/members`
   deps.frame.send(ctx, session, 'workspace-members', placeOfWorkspace(visit, 'members'), {
@@ -128,11 +127,11 @@ async function sendAddition(
   visit: WorkspaceVisit,
   form: { userId: string; role: string; error?: string },
 ): Promise<void> {
-  const [people, members, owns] = await Promise.all([
+  const [people, members] = await Promise.all([
     listOrganizationMembers(deps.db, visit.organization.id),
     listWorkspaceMembers(deps.db, visit.workspace.id),
-    isOwner(deps, visit),
   ])
+  const owns = isOwner(visit)
   const present = new Set<string>(members.map(({ user_id }) => user_id))
   const byName = new Intl.Collator('en')
   deps.frame.send(ctx, visit.session, 'workspace-member-new', placeOfWorkspace(visit, 'members'), {
@@ -205,18 +204,13 @@ async function postMember(
 }
 
 async function memberAt(deps: WorkspacePagesDeps, ctx: Context, visit: WorkspaceVisit): Promise<Member<WorkspaceRole>> {
-  const id = String(ctx.params.user_id)
-  const members = isUserId(id) ? await listWorkspaceMembers(deps.db, visit.workspace.id) : []
-  const person = members.find(({ user_id }) => user_id === id)
+  const person = await findWorkspaceMember(deps.db, visit.workspace.id, String(ctx.params.user_id))
   if (person === undefined) throw new AppError('not_found')
   return person
 }
 
 const sendRole: SendMember = async (deps, ctx, visit, person, error) => {
-  const [standing, owns] = await Promise.all([
-    standingOf(deps.db, visit.organization.id, person.user_id),
-    isOwner(deps, visit),
-  ])
+  const standing = await standingOf(deps.db, visit.organization.id, person.user_id)
   deps.frame.send(ctx, visit.session, 'person-role', placeOfWorkspace(visit, 'members'), {
     title: 'Change a role',
     heading: words`Change the role of ${person.name}`,
@@ -225,7 +219,7 @@ const sendRole: SendMember = async (deps, ctx, visit, person, error) => {
       ? `They are an ${standing.organizationRole} of the organization, and so act as an admin here, whatever their role in the workspace.`
       : undefined,
     error,
-    choices: workspaceChoices(standing, { id: visit.workspace.id, role: person.role }, owns),
+    choices: workspaceChoices(standing, { id: visit.workspace.id, role: person.role }, isOwner(visit)),
     action: `${baseOf(visit)}/members/${person.user_id}/role`,
     back: `${baseOf(visit)}/members`,
   })
@@ -279,13 +273,10 @@ async function postRemoval(deps: WorkspacePagesDeps, ctx: Context): Promise<void
 }
 
 const sendTransfer: SendMember = async (deps, ctx, visit, person, error) => {
-  if (!(await isOwner(deps, visit)))
-    throw new AppError('role_too_low', { detail: 'Only an owner hands a workspace over.' })
-  const members = await listWorkspaceMembers(deps.db, visit.workspace.id)
+  if (!isOwner(visit)) throw new AppError('role_too_low', { detail: 'Only an owner hands a workspace over.' })
+  const named = await findWorkspaceMember(deps.db, visit.workspace.id, visit.workspace.owner_id)
   // Whoever was given another role since, or has left, is raised or lowered by nothing here.
-  const old = members.find(
-    ({ user_id, role }) => user_id === visit.workspace.owner_id && user_id !== person.user_id && role === 'owner',
-  )
+  const old = named?.role === 'owner' && named.user_id !== person.user_id ? named : undefined
   const isMe = old?.user_id === visit.session.userId
   deps.frame.send(ctx, visit.session, 'workspace-transfer', placeOfWorkspace(visit, 'members'), {
     heading: words`Hand ${visit.workspace.name} over to ${person.name}?`,

@@ -1,17 +1,15 @@
 // The form of a pasted token: a prefix and seven characters that stay visible, a secret part, a checksum. The checksum
 // lets a secret scanner and our own front door turn a mistyped value away without asking anybody.
 import { randomBytes } from 'node:crypto'
-import { crc32 } from 'node:zlib'
+import { BASE62, CHECKSUM_CHARACTERS, checksumOf } from '../verifier/token-form.ts'
 import { Secret } from './secret.ts'
 
 /** A workspace's, or an organization's. */
 export const TOKEN_PREFIXES = { workspace: 'tid_ws_', organization: 'td_live_' } as const
 export type TokenKind = keyof typeof TOKEN_PREFIXES
 
-const BASE62 = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz'
 const VISIBLE_CHARACTERS = 7
 const SECRET_CHARACTERS = 33 // 196 bits
-const CHECKSUM_CHARACTERS = 6 // a CRC-32 in base 62
 
 const FORM = new RegExp(
   `^(?:${Object.values(TOKEN_PREFIXES).join('|')})[0-9A-Za-z]{${VISIBLE_CHARACTERS + SECRET_CHARACTERS + CHECKSUM_CHARACTERS}}$`,
@@ -34,16 +32,6 @@ export function isTokenValue(text: string): boolean {
   if (!FORM.test(text)) return false
   const body = text.slice(0, -CHECKSUM_CHARACTERS)
   return checksumOf(body) === text.slice(-CHECKSUM_CHARACTERS)
-}
-
-function checksumOf(body: string): string {
-  let rest = crc32(body)
-  let text = ''
-  for (let digit = 0; digit < CHECKSUM_CHARACTERS; digit++) {
-    text = BASE62.charAt(rest % 62) + text
-    rest = Math.floor(rest / 62)
-  }
-  return text
 }
 
 /** Every character equally likely: bytes that do not divide evenly are drawn again. */

@@ -1,11 +1,14 @@
 // Shapes of invitations, in and out.
 import { z } from 'zod'
-import { emailAddress, organizationParams, workspaceParams } from '../organizations/schemas.ts'
+import {
+  emailAddress,
+  organizationParams,
+  organizationRole,
+  workspaceParams,
+  workspaceRole,
+} from '../organizations/schemas.ts'
 import { rfc3339 } from '../times.ts'
 import type { InvitationRow } from './store.ts'
-
-const workspaceRole = z.enum(['owner', 'admin', 'member', 'viewer'])
-const organizationRole = z.enum(['owner', 'admin', 'member'])
 
 export const newInvitation = z
   .strictObject({ email: emailAddress, role: workspaceRole.default('member') })

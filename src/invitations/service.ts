@@ -16,7 +16,7 @@ import { KEY_ROLE } from '../principals/rules.ts'
 import { actorOf, lockAdmin, type Owner } from '../principals/service.ts'
 import { type Db, reading, readTime, type Trx, transact } from '../store/database.ts'
 import type { OrganizationRole, WorkspaceRole } from '../store/tables.ts'
-import { versionFault } from '../workspace-tokens/rules.ts'
+import { goodVersions } from '../workspace-tokens/rules.ts'
 import { findAnyLine } from '../workspace-tokens/store.ts'
 import * as store from './store.ts'
 
@@ -39,6 +39,9 @@ export function invite(db: Db, input: { target: InvitationTarget; email: string 
   const secret = randomSecret()
   const { target } = input
   return transact(db, async (trx) => {
+    // For itself: of two invitations of one address at once the later one replaces the earlier one.
+    if ('workspaceId' in target) await organizations.lockWorkspaceForUpdate(trx, target.workspaceId)
+    else await organizations.lockOrganizationForUpdate(trx, target.organizationId)
     const place = await lockAdmin(trx, input.authority, target, { recentSignIn: true })
     if (target.role === 'owner' && !mayChangeOwners(place.role, place.organizationRole)) {
       throw new AppError('role_too_low', { detail: 'Only an owner makes an owner.' })
@@ -92,7 +95,8 @@ export async function findByLink(db: Db, secret: string) {
 /**
  * A signed-in person accepts.
  *
- * @throws {AppError} `not_found` for a link that leads nowhere any more, `wrong_person` for another address than the invited
+ * @throws {AppError} `not_found` for a link that leads nowhere any more and for a person who is suspended, `wrong_person`
+ * for another address than the invited
  */
 export function accept(
   db: Db,
@@ -101,7 +105,7 @@ export function accept(
   return transact(db, async (trx) => {
     const invitation = await store.findByDigest(trx, digestOf(input.secret))
     const user = await lockUser(trx, input.userId)
-    if (invitation === undefined || user === undefined) throw new AppError('not_found')
+    if (invitation === undefined || user === undefined || user.suspended_at !== null) throw new AppError('not_found')
     if (user.email_key !== invitation.email_key) throw new AppError('wrong_person')
     await admit(trx, invitation, user.id, input.request)
     return invitation
@@ -141,33 +145,49 @@ async function admit(
   request: Asked['request'],
 ): Promise<void> {
   const { organization_id: organizationId, workspace_id: workspaceId } = invitation
-  const workspace = workspaceId === null ? undefined : await organizations.lockWorkspaceForUpdate(trx, workspaceId)
-  if (workspaceId !== null && workspace === undefined) throw new AppError('not_found')
+  if (await isSuspended(trx, invitation.created_by)) throw new AppError('not_found') // first: people before workspaces
+  const place =
+    workspaceId === null
+      ? await organizations.lockOrganizationForUpdate(trx, organizationId)
+      : await organizations.lockWorkspaceForUpdate(trx, workspaceId)
+  if (place === undefined) throw new AppError('not_found')
   if (!(await couldStillInvite(trx, invitation))) throw new AppError('not_found')
   if (!(await store.endOpen(trx, invitation.id, 'accepted'))) throw new AppError('not_found')
-  if (workspaceId === null) {
-    const present = await organizations.lockOrganizationMember(trx, organizationId, userId)
-    if (present === undefined && invitation.role !== 'viewer')
-      await organizations.putOrganizationMember(trx, {
-        organization_id: organizationId,
-        user_id: userId,
-        role: invitation.role,
-      })
-  } else {
-    await organizations.ensureOrganizationMember(trx, { organization_id: organizationId, user_id: userId })
-    const present = await organizations.lockWorkspaceMember(trx, workspaceId, userId)
-    if (present === undefined)
-      await organizations.putWorkspaceMember(trx, { workspace_id: workspaceId, user_id: userId, role: invitation.role })
-  }
+  const isNew = await makeMember(trx, invitation, userId)
   await recordEvent(trx, invitation, {
     authority: { kind: 'person', userId, signedInAt: 0 },
     request,
-    event: 'member.added',
+    event: isNew ? 'member.added' : 'invitation.accepted',
     userId,
   })
 }
 
-/** Whoever sent it must still be able to: an admin who has left lets nobody in. */
+/** @returns false for somebody who was a member already */
+async function makeMember(
+  trx: Trx,
+  { organization_id, workspace_id, role }: store.InvitationRow,
+  user_id: UserId,
+): Promise<boolean> {
+  if (workspace_id === null) {
+    if ((await organizations.lockOrganizationMember(trx, organization_id, user_id)) !== undefined) return false
+    if (role === 'viewer') return false // a role that no organization has
+    await organizations.putOrganizationMember(trx, { organization_id, user_id, role })
+    return true
+  }
+  await organizations.ensureOrganizationMember(trx, { organization_id, user_id })
+  if ((await organizations.lockWorkspaceMember(trx, workspace_id, user_id)) !== undefined) return false
+  await organizations.putWorkspaceMember(trx, { workspace_id, user_id, role })
+  return true
+}
+
+/** Whether a person who sent an invitation is suspended, or gone; locked against becoming so. */
+async function isSuspended(trx: Trx, sender: string): Promise<boolean> {
+  if (!isUserId(sender)) return false
+  const user = await lockUser(trx, sender)
+  return user === undefined || user.suspended_at !== null
+}
+
+/** Whoever sent it must still be able to: an admin who has left lets nobody in. A person is looked at before. */
 async function couldStillInvite(trx: Trx, invitation: store.InvitationRow): Promise<boolean> {
   const { created_by: by, organization_id: organizationId, workspace_id: workspaceId, role } = invitation
   if (isKeyId(by)) return isKeyGood(trx, by, invitation.created_version)
@@ -200,13 +220,12 @@ async function heldThrough(trx: Trx, id: string): Promise<Held> {
   return { role: facts.role, organizationRole: facts.organizationRole ?? undefined }
 }
 
-/** Neither revoked nor expired. Having been rotated since is no fault. */
+/** The key still works, and the version that sent it was not revoked. Having been rotated since is no fault. */
 async function isKeyGood(trx: Trx, id: string, sentBy: number | null): Promise<boolean> {
   const line = await findAnyLine(trx, id)
   const version = line?.versions.find((candidate) => candidate.version === sentBy)
-  if (line === undefined || version === undefined) return false
-  const fault = versionFault(line, version, await readTime(trx))
-  return fault === undefined || fault === 'retired'
+  if (line === undefined || version === undefined || version.deadAt !== null) return false
+  return goodVersions(line, line.versions, await readTime(trx)).length > 0
 }
 
 function recordEvent(

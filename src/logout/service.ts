@@ -9,16 +9,6 @@ import { type Db, reading, retried, type Trx, transact } from '../store/database
 import { delaySeconds, isTaken, MOST_TRIES } from './rules.ts'
 import * as store from './store.ts'
 
-export type LogoutReason =
-  | 'signed_out'
-  /** The app says that the person left it; the browser's session goes on. */
-  | 'left_client'
-  /** Somebody else signed in with the same browser. */
-  | 'person_changed'
-  | 'signed_out_everywhere'
-  | 'password_set'
-  | 'suspended'
-
 /**
  * Before a client is told of a session. False when the session has ended meanwhile: the client must not be told.
  *
@@ -37,6 +27,7 @@ export interface SessionEnd {
   userId: UserId
   /** The browser's session; or only what one client knows of it. */
   ended: store.EndedSession
+  /** Left by the word of an app, where the browser's session goes on; or another person signed in with the same browser. */
   reason: 'signed_out' | 'left_client' | 'person_changed'
   /** Which client asked for it. */
   clientId?: string | undefined

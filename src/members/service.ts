@@ -33,6 +33,24 @@ export function listOrganizationMembers(
   return reading(store.listOrganizationMembers(db, organizationId))
 }
 
+/** @param userId from an address; undefined for nobody who is in there */
+export async function findWorkspaceMember(
+  db: Db,
+  workspaceId: WorkspaceId,
+  userId: string,
+): Promise<Member<WorkspaceRole> | undefined> {
+  return isUserId(userId) ? (await reading(store.listWorkspaceMembers(db, workspaceId, userId)))[0] : undefined
+}
+
+/** @param userId from an address; undefined for nobody who is in there */
+export async function findOrganizationMember(
+  db: Db,
+  organizationId: OrganizationId,
+  userId: string,
+): Promise<Member<OrganizationRole> | undefined> {
+  return isUserId(userId) ? (await reading(store.listOrganizationMembers(db, organizationId, userId)))[0] : undefined
+}
+
 /** What people of an organization are called, by id; who is no longer in it is not there. */
 export async function namesOf(
   db: Db,
@@ -179,8 +197,7 @@ export function changeOrganizationRole(
       })
       await endEverywhere(trx, revoke, input, place.organizationId, userId, input.role)
     }
-    const members = await store.listOrganizationMembers(trx, place.organizationId)
-    const member = members.find((candidate) => candidate.user_id === userId)
+    const [member] = await store.listOrganizationMembers(trx, place.organizationId, userId)
     if (member === undefined) throw new AppError('not_found')
     return member
   })
@@ -331,8 +348,7 @@ async function endEverywhere(
 }
 
 async function memberOf(trx: Trx, workspaceId: WorkspaceId, userId: UserId): Promise<Member<WorkspaceRole>> {
-  const members = await store.listWorkspaceMembers(trx, workspaceId)
-  const member = members.find((candidate) => candidate.user_id === userId)
+  const [member] = await store.listWorkspaceMembers(trx, workspaceId, userId)
   if (member === undefined) throw new AppError('not_found')
   return member
 }

@@ -59,6 +59,7 @@ export function createFeed(revocations: RevocationList, key: Buffer): Feed {
       streams.add(stream)
       ctx.type = 'text/event-stream'
       ctx.set('X-Accel-Buffering', 'no') // a proxy in between must not hold messages back
+      ctx.set('Connection', 'close') // at a drain the reader goes to another process, and not back on this connection
       ctx.body = stream
       ctx.req.socket.setNoDelay(true)
       const stop = revocations.subscribe(() => write(stream, reader))
@@ -72,6 +73,7 @@ export function createFeed(revocations: RevocationList, key: Buffer): Feed {
       stream.once('close', end)
       ctx.res.once('close', end)
       write(stream, reader)
+      if (isClosing) stream.end()
     },
     close() {
       isClosing = true
@@ -119,8 +121,8 @@ function heard(revocations: RevocationList, mostMs: number): Promise<void> {
 }
 
 interface Reader {
-  /** Messages for what is new since the last time; one without entries when nothing is. */
-  next(): FeedMessage[]
+  /** Messages for what is new since the last time, each made when it is taken; one without entries when nothing is new. */
+  next(): Iterable<FeedMessage>
 }
 
 /** @param key of this API; @param cursor where an earlier connection ended: a wrong one begins anew */
@@ -130,7 +132,7 @@ function readerOf(revocations: RevocationList, key: string, cursor: string | nul
   let snapshot = seq === undefined
 
   return {
-    next() {
+    *next() {
       if (epoch !== revocations.epoch() || (seq ?? 0) > revocations.seq()) {
         epoch = revocations.epoch()
         seq = undefined
@@ -138,9 +140,10 @@ function readerOf(revocations: RevocationList, key: string, cursor: string | nul
       }
       const completeAsOf = revocations.completeAsOf() // before the entries are taken
       const news = revocations.since(seq ?? 0)
-      const pages = news.length === 0 ? [[]] : chunked(news)
-      return pages.map((page, place): FeedMessage => {
-        const isLast = place === pages.length - 1
+      const pages = Math.max(1, Math.ceil(news.length / ENTRIES_A_MESSAGE))
+      for (let place = 0; place < pages; place++) {
+        const page = news.slice(place * ENTRIES_A_MESSAGE, (place + 1) * ENTRIES_A_MESSAGE)
+        const isLast = place === pages - 1
         seq = isLast ? revocations.seq() : (page.at(-1)?.seq ?? 0)
         const message: FeedMessage = {
           epoch: epoch ?? '',
@@ -153,17 +156,10 @@ function readerOf(revocations: RevocationList, key: string, cursor: string | nul
           ...(isLast && completeAsOf !== undefined ? { complete_as_of: Math.floor(completeAsOf) } : {}),
         }
         snapshot = false
-        return message
-      })
+        yield message
+      }
     },
   }
-}
-
-function chunked(entries: readonly ListEntry[]): ListEntry[][] {
-  const pages: ListEntry[][] = []
-  for (let from = 0; from < entries.length; from += ENTRIES_A_MESSAGE)
-    pages.push(entries.slice(from, from + ENTRIES_A_MESSAGE))
-  return pages
 }
 
 const digestOf = (epoch: string | undefined) =>

@@ -12,7 +12,7 @@ import type { ResourceServers } from '../resource-servers/service.ts'
 import { type Db, reading } from '../store/database.ts'
 import type { Uses } from '../uses/service.ts'
 import { scopesAt } from '../workspace-tokens/rules.ts'
-import { findAnyLine } from '../workspace-tokens/store.ts'
+import { listLinesById } from '../workspace-tokens/store.ts'
 import { parseVersion } from './access-tokens.ts'
 import { type AuthenticationDeps, authenticateClient } from './client-authentication.ts'
 import type { Feed } from './feed.ts'
@@ -83,8 +83,7 @@ async function takeReport(
   const report = reportShape.safeParse(parseJson((await readBody(ctx, MOST_BODY_BYTES)).toString('utf8')))
   if (!report.success) throw new AppError('invalid_request', { detail: 'The report is malformed.' })
   const ids = [...new Set(report.data.uses.map((use) => use.credential_id))]
-  const found = await Promise.all(ids.map((id) => findCounting(deps, server, id)))
-  const counting = new Map<string, Counting>(found.flatMap((one) => (one === undefined ? [] : [[one.id, one]])))
+  const counting = new Map((await listCounting(deps, server, ids)).map((one) => [one.id as string, one]))
   for (const use of report.data.uses) {
     const credential = counting.get(use.credential_id)
     const version = parseVersion(use.token_version)
@@ -100,18 +99,20 @@ interface Counting {
   version: number
 }
 
-/** A token or connection that is good at this API, or was: what was used before its end may be told after it. */
-async function findCounting(
+/** Tokens and connections that are good at this API, or were: what was used before its end may be told after it. */
+async function listCounting(
   { db, reads }: ResourceServerEndpointsDeps,
   server: ResourceServer,
-  id: string,
-): Promise<Counting | undefined> {
-  if (isKeyId(id)) {
-    const line = await reading(findAnyLine(db, id))
-    return line !== undefined && scopesAt(server, line).length > 0 ? line : undefined
-  }
-  const connection = isConnectionId(id) ? await reads.connection(id) : undefined
-  return connection !== undefined && countsAt(server, connection) ? connection : undefined
+  ids: readonly string[],
+): Promise<Counting[]> {
+  const [lines, connections] = await Promise.all([
+    reading(listLinesById(db, ids.filter(isKeyId))),
+    Promise.all(ids.filter(isConnectionId).map((id) => reads.connection(id))),
+  ])
+  return [
+    ...lines.filter((line) => scopesAt(server, line).length > 0),
+    ...connections.filter((connection) => connection !== undefined).filter((one) => countsAt(server, one)),
+  ]
 }
 
 function parseJson(text: string): unknown {

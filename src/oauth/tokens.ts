@@ -11,7 +11,7 @@ import type { RefreshTokenRow } from '../families/store.ts'
 import type { ConnectionId, KeyId } from '../ids.ts'
 import type { ResourceServers } from '../resource-servers/service.ts'
 import type { RevocationList } from '../revocation/service.ts'
-import { findDenied } from '../revocation/store.ts'
+import { findEntries } from '../revocation/store.ts'
 import type { Db } from '../store/database.ts'
 import type { EphemeralStore } from '../store/ephemeral.ts'
 import type { Uses } from '../uses/service.ts'
@@ -231,8 +231,9 @@ async function deleteOpaque(deps: TokensDeps, token: string): Promise<void> {
 /** That one JWT is on the list from this commit on. */
 async function denyJwt(deps: TokensDeps, claims: AccessTokenClaims, by: By): Promise<void> {
   await deps.revocations.change(async (trx, revoke) => {
-    revoke({ subject: `jti:${claims.jti}`, denied: true })
-    if ((await findDenied(trx, [claims.jti])).has(claims.jti)) return
+    const subject = `jti:${claims.jti}`
+    revoke({ subject, denied: true })
+    if ((await findEntries(trx, [subject])).get(subject)?.denied) return
     await record(trx, {
       event: 'access_token.revoked',
       status: 'pass',

@@ -2,7 +2,6 @@
 import { z } from 'zod'
 import { ABOVE_WORKSPACES, ANY_CREDENTIAL, type Route, route } from '../api/route.ts'
 import { AppError } from '../errors.ts'
-import type { OrganizationId } from '../ids.ts'
 import {
   addToWorkspace,
   changeOrganizationRole,
@@ -23,8 +22,8 @@ import {
   changeWorkspace,
   findReached,
   listOrganizationsOf,
-  listReachableWorkspaces,
   listWorkspacesIn,
+  listWorkspacesOf,
   openWorkspace,
   type WorkspaceRow,
 } from './service.ts'
@@ -336,12 +335,5 @@ async function listReached(
   }
   if (principal.organizationId !== undefined) return listWorkspacesIn(db, principal.organizationId, page)
   if (principal.userId === null) return []
-  const reached = (await listReachableWorkspaces(db, principal.userId))
-    .toSorted((a, b) => (a.id < b.id ? -1 : 1))
-    .filter(({ id }) => page.after === undefined || id > page.after)
-    .slice(0, page.limit)
-  const organizations = new Set<OrganizationId>(reached.map(({ organizationId }) => organizationId))
-  const rows = (await Promise.all([...organizations].map((id) => listWorkspacesIn(db, id)))).flat()
-  const byId = new Map(rows.map((row) => [row.id, row]))
-  return reached.flatMap(({ id }) => byId.get(id) ?? [])
+  return listWorkspacesOf(db, principal.userId, page)
 }

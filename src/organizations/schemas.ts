@@ -73,8 +73,8 @@ export const organizationShape = z
   .object({ id: z.string(), name: z.string(), created_at: z.iso.datetime() })
   .meta({ id: 'Organization' })
 
-const workspaceRole = z.enum(['owner', 'admin', 'member', 'viewer']).meta({ example: 'member' })
-const organizationRole = z.enum(['owner', 'admin', 'member']).meta({ example: 'member' })
+export const workspaceRole = z.enum(['owner', 'admin', 'member', 'viewer']).meta({ example: 'member' })
+export const organizationRole = z.enum(['owner', 'admin', 'member']).meta({ example: 'member' })
 
 export const newMember = z
   .strictObject({ user_id: z.string().meta({ description: 'Somebody of the organization' }), role: workspaceRole })
@@ -88,7 +88,7 @@ export const memberShape = z
     user_id: z.string(),
     name: z.string(),
     email: z.string(),
-    role: z.enum(['owner', 'admin', 'member', 'viewer']),
+    role: workspaceRole,
     created_at: z.iso.datetime(),
   })
   .meta({ id: 'Member' })

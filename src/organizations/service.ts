@@ -236,6 +236,8 @@ export interface Reached {
   workspace: WorkspaceRow
   /** Of a person; undefined when they are not in it. */
   role: WorkspaceRole | undefined
+  /** Theirs in the organization itself. */
+  organizationRole: OrganizationRole | undefined
 }
 
 /** An active workspace, with the role of a person in it. Undefined for an unknown one. */
@@ -243,7 +245,8 @@ export async function findReached(db: Db, id: string, userId: UserId | null): Pr
   const row = isWorkspaceId(id) ? await reading(store.findWithRoles(db, id, userId)) : undefined
   if (row === undefined) return undefined
   const { workspace_role, organization_role, ...workspace } = row
-  return { workspace, role: effectiveRole(workspace_role, organization_role) }
+  const role = effectiveRole(workspace_role, organization_role)
+  return { workspace, role, organizationRole: organization_role ?? undefined }
 }
 
 /** An organization, with the role of a person in it. Undefined for an unknown one. */
@@ -344,6 +347,19 @@ export async function listReachableWorkspaces(db: Db, userId: UserId): Promise<R
           },
         ]
   })
+}
+
+/** A page of what a person reaches, as rows, in the order in which they were made. */
+export async function listWorkspacesOf(
+  db: Db,
+  userId: UserId,
+  page: { after?: string | undefined; limit?: number | undefined },
+): Promise<WorkspaceRow[]> {
+  const { after } = page
+  return (await reading(store.listWorkspacesOf(db, userId)))
+    .toSorted((a, b) => (a.id < b.id ? -1 : 1))
+    .filter(({ id }) => after === undefined || id > after)
+    .slice(0, page.limit)
 }
 
 /**

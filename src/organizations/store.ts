@@ -132,14 +132,8 @@ export function listWorkspacesOf(executor: Executor, userId: UserId) {
     .leftJoin('organization_members as om', (join) =>
       join.onRef('om.organization_id', '=', 'w.organization_id').on('om.user_id', '=', userId),
     )
-    .select([
-      'w.id',
-      'w.name',
-      'w.organization_id',
-      'o.name as organization_name',
-      'm.role',
-      'om.role as organization_role',
-    ])
+    .selectAll('w')
+    .select(['o.name as organization_name', 'm.role', 'om.role as organization_role'])
     .where('w.archived_at', 'is', null)
     .where((either) => either.or([either('m.user_id', 'is not', null), either('om.role', 'in', ['owner', 'admin'])]))
     .orderBy('w.created_at')
@@ -214,28 +208,28 @@ export function findOrganizationMember(executor: Executor, organizationId: Organ
     .executeTakeFirst()
 }
 
-/** Members of a workspace with their names. Primary key. */
-export function listWorkspaceMembers(executor: Executor, workspaceId: WorkspaceId) {
-  return executor
+/** Members of a workspace with their names, or the one who is named. Primary key. */
+export function listWorkspaceMembers(executor: Executor, workspaceId: WorkspaceId, userId?: UserId) {
+  const members = executor
     .selectFrom('workspace_members as m')
     .innerJoin('users as u', 'u.id', 'm.user_id')
     .select(['m.user_id', 'u.name', 'u.email', 'm.role', 'm.created_at'])
     .where('m.workspace_id', '=', workspaceId)
     .orderBy('m.created_at')
     .orderBy('m.user_id')
-    .execute()
+  return (userId === undefined ? members : members.where('m.user_id', '=', userId)).execute()
 }
 
-/** Members of an organization with their names. Primary key. */
-export function listOrganizationMembers(executor: Executor, organizationId: OrganizationId) {
-  return executor
+/** Members of an organization with their names, or the one who is named. Primary key. */
+export function listOrganizationMembers(executor: Executor, organizationId: OrganizationId, userId?: UserId) {
+  const members = executor
     .selectFrom('organization_members as m')
     .innerJoin('users as u', 'u.id', 'm.user_id')
     .select(['m.user_id', 'u.name', 'u.email', 'm.role', 'm.created_at'])
     .where('m.organization_id', '=', organizationId)
     .orderBy('m.created_at')
     .orderBy('m.user_id')
-    .execute()
+  return (userId === undefined ? members : members.where('m.user_id', '=', userId)).execute()
 }
 
 /** Names of those of these people who are in an organization. Primary key. */

@@ -2,6 +2,7 @@
 import type { ConnectionId, OrganizationId, UserId, WorkspaceId } from '../ids.ts'
 import { effectiveRole, mayConnect } from '../organizations/rules.ts'
 import type { ReachableWorkspace } from '../organizations/service.ts'
+import { findOrganizationMember } from '../organizations/store.ts'
 import { type Db, reading } from '../store/database.ts'
 import type { OrganizationRole, WorkspaceRole } from '../store/tables.ts'
 import * as store from './store.ts'
@@ -58,17 +59,17 @@ export interface Standing {
     created_at: Date
   }>
   /** Tokens that they made: the workspaces' own. */
-  tokens: Array<{ workspace_id: string | null; label: string }>
+  tokens: Array<{ workspace_id: WorkspaceId }>
 }
 
 export async function standingOf(db: Db, organizationId: OrganizationId, userId: UserId): Promise<Standing> {
-  const [organizationRole, workspaces, connections, tokens] = await Promise.all([
-    reading(store.findOrganizationRole(db, organizationId, userId)),
+  const [member, workspaces, connections, tokens] = await Promise.all([
+    reading(findOrganizationMember(db, organizationId, userId)),
     reading(store.listRolesIn(db, organizationId, userId)),
     reading(store.listConnectionsOf(db, organizationId, userId)),
     reading(store.listTokensMadeBy(db, organizationId, userId)),
   ])
-  return { organizationRole, workspaces, connections, tokens }
+  return { organizationRole: member?.role, workspaces, connections, tokens }
 }
 
 /** Which of their connections would end with these roles, in the organization and in one of its workspaces. */

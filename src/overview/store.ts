@@ -2,7 +2,7 @@
 import { sql } from 'kysely'
 import type { OrganizationId, UserId, WorkspaceId } from '../ids.ts'
 import type { Executor } from '../store/database.ts'
-import type { OrganizationRole, WorkspaceRole } from '../store/tables.ts'
+import type { WorkspaceRole } from '../store/tables.ts'
 
 const among = (ids: readonly WorkspaceId[]) => sql<WorkspaceId>`any(${[...ids]}::text[])`
 
@@ -45,7 +45,7 @@ export function listOwners(executor: Executor, ids: readonly WorkspaceId[]) {
   return executor
     .selectFrom('workspace_members as m')
     .innerJoin('users as u', 'u.id', 'm.user_id')
-    .select(['m.workspace_id', 'm.user_id', 'u.name'])
+    .select(['m.workspace_id', 'u.name'])
     .where('m.workspace_id', '=', among(ids))
     .where('m.role', '=', 'owner')
     .orderBy('m.created_at')
@@ -87,30 +87,15 @@ export function listConnectionsOf(executor: Executor, organizationId: Organizati
     .execute()
 }
 
-/** Open tokens that a person made in an organization's workspaces. By token_lines_by_organization or _by_workspace. */
+/** Open tokens that a person made in an organization's active workspaces. By workspaces_by_organization and token_lines_by_workspace. */
 export function listTokensMadeBy(executor: Executor, organizationId: OrganizationId, userId: UserId) {
   return executor
-    .selectFrom('token_lines')
-    .select(['id', 'workspace_id', 'label'])
-    .where('organization_id', '=', organizationId)
-    .where('user_id', '=', userId)
-    .where('workspace_id', 'is not', null)
-    .where('closed_at', 'is', null)
-    .orderBy('id')
+    .selectFrom('workspaces as w')
+    .innerJoin('token_lines as t', 't.workspace_id', 'w.id')
+    .select('w.id as workspace_id')
+    .where('w.organization_id', '=', organizationId)
+    .where('w.archived_at', 'is', null)
+    .where('t.user_id', '=', userId)
+    .where('t.closed_at', 'is', null)
     .execute()
-}
-
-/** A person's role in an organization. Primary key. */
-export async function findOrganizationRole(
-  executor: Executor,
-  organizationId: OrganizationId,
-  userId: UserId,
-): Promise<OrganizationRole | undefined> {
-  const row = await executor
-    .selectFrom('organization_members')
-    .select('role')
-    .where('organization_id', '=', organizationId)
-    .where('user_id', '=', userId)
-    .executeTakeFirst()
-  return row?.role
 }

@@ -1,12 +1,13 @@
 // After a database came back from a backup: what the sink knows to have ended since then ends again, before anybody is
 // answered (consistency §6).
+import { acceptSetBack, type CheckpointDeps } from '../audit/checkpoints.ts'
 import { type Actor, type RequestInfo, record } from '../audit/service.ts'
 import { AppError } from '../errors.ts'
 import type { UserId } from '../ids.ts'
 import { type Outside, SinkProblem } from '../revocation/outside.ts'
 import type { WrittenEntry } from '../revocation/rules.ts'
-import type { RevocationList } from '../revocation/service.ts'
-import { beginNewLineage, type RevocationChange, readStanding } from '../revocation/store.ts'
+import type { RevocationList, Revoke } from '../revocation/service.ts'
+import { beginNewLineage, lockList, type RevocationChange, readStanding } from '../revocation/store.ts'
 import type { Trx } from '../store/database.ts'
 import { sortOut } from './rules.ts'
 import * as store from './store.ts'
@@ -26,6 +27,11 @@ export interface RestoreReport {
   suspended?: UserId[]
 }
 
+export interface RestoreDeps extends CheckpointDeps {
+  revocations: RevocationList
+  outside: Outside
+}
+
 interface By {
   actor: Actor
   request: RequestInfo
@@ -39,7 +45,7 @@ interface By {
  * @throws {AppError} `conflict` when another one was faster
  */
 export async function restoreCheck(
-  deps: { revocations: RevocationList; outside: Outside },
+  deps: RestoreDeps,
   input: { dryRun: boolean; acceptSink: boolean } & By,
 ): Promise<RestoreReport> {
   const { outside, revocations } = deps
@@ -57,12 +63,9 @@ export async function restoreCheck(
     return { status: input.acceptSink && !input.dryRun ? 'sink_accepted' : 'in_step', ...found }
   }
   if (input.dryRun) return { status: 'behind', ...found }
-  const done = await revocations.change(async (trx, revoke) => {
+  const restore = async (trx: Trx, revoke: Revoke) => {
     await store.lockRestores(trx)
-    if ((await readStanding(trx, false))?.head !== head)
-      throw new AppError('conflict', { detail: 'Another restore-check was faster.' })
     const outcome = await endAgain(trx, entries, input)
-    await store.beginNewEpoch(trx, known)
     for (const entry of entries) revoke(changeOf(entry))
     revoke({ subject: 'everything', notBeforeNow: true })
     await record(trx, {
@@ -72,8 +75,14 @@ export async function restoreCheck(
       request: input.request,
       detail: { ...found, ...outcome.ended, suspended: outcome.suspended.length },
     })
+    await lockList(trx) // of all locks the last one
+    if ((await readStanding(trx, false))?.head !== head)
+      throw new AppError('conflict', { detail: 'The list has gone on meanwhile: another restore-check was faster.' })
+    await store.beginNewEpoch(trx, known)
     return outcome
-  })
+  }
+  await acceptSetBack(deps) // the audit log is as old as the list
+  const done = await revocations.change(restore, { despiteTrouble: true })
   return { status: 'restored', ...found, ...done }
 }
 
@@ -87,14 +96,18 @@ async function requireOwnSink(outside: Outside): Promise<void> {
 }
 
 /** The lists that it holds now are left out from then on; one that comes back later is not among them. */
-async function acceptSink({ revocations, outside }: Parameters<typeof restoreCheck>[0], by: By): Promise<void> {
+async function acceptSink(deps: RestoreDeps, by: By): Promise<void> {
+  const { revocations, outside } = deps
   const lists = await outside.lists()
-  await revocations.change(async (trx, revoke) => {
+  await acceptSetBack(deps)
+  const accepting = async (trx: Trx, revoke: Revoke) => {
     await store.lockRestores(trx)
-    await beginNewLineage(trx, lists)
     revoke({ subject: 'everything', notBeforeNow: true })
-    await record(trx, { event: 'sink.accepted', status: 'pass', ...by, detail: { lists: lists.length } })
-  })
+    const { actor, request } = by
+    await record(trx, { event: 'sink.accepted', status: 'pass', actor, request, detail: { lists: lists.length } })
+    await beginNewLineage(trx, lists)
+  }
+  await revocations.change(accepting, { despiteTrouble: true })
 }
 
 /** In the order in which every transaction takes its locks: people, workspaces, memberships, connections, tokens. */

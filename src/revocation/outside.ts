@@ -8,7 +8,7 @@ import { merged, type WrittenEntry } from './rules.ts'
 import * as store from './store.ts'
 
 const BATCH = 1_000
-/** A revocation does not wait longer for its sink: it holds, and the entry is sent again. */
+/** Neither a revocation nor a shutdown waits longer for the sink. */
 const MOST_WAIT_MS = 1_000
 
 /** The sink is not the one that belongs to this database, as far as it can be told. */
@@ -20,7 +20,7 @@ const LACKING =
   'The sink lacks what this database has written to it: it is another one, it was emptied, or it was signed with a master key that is not given any more. Put the right one into LATCHKEY_SINK; to begin a new one, run latchkey restore-check --accept-sink.'
 const FOREIGN =
   'The sink holds what another database wrote under the same master key: this one is not the one that it was, or two share a sink. To leave those lines out, run latchkey restore-check --accept-sink.'
-/** Of lists that are not ours, so many lines are asked whether we signed them. */
+/** Of a list whose lines we did not sign, so many are looked at. */
 const MOST_TRIED_A_LIST = 5
 
 /** The subject of a list's first line. */
@@ -63,7 +63,7 @@ export interface Outside {
   lists(): Promise<string[]>
   /** The highest seq in the database. */
   head(): Promise<number>
-  /** Waits for what is being sent. */
+  /** Waits for what is being sent, a second at most. */
   close(): Promise<void>
 }
 
@@ -98,15 +98,15 @@ export function createOutside({ db, sink, signer, onError }: OutsideDeps): Outsi
   async function refuseForeign(list: string, jws: string, leftOut: readonly string[]): Promise<void> {
     const tried = foreign.get(list) ?? 0
     if (leftOut.includes(list) || tried === MOST_TRIED_A_LIST) return
-    foreign.set(list, tried + 1)
     if ((await signer.open(jws)) !== undefined) throw new SinkProblem(FOREIGN)
+    foreign.set(list, tried + 1)
   }
 
   async function write(entries: readonly WrittenEntry[]): Promise<void> {
     lineage ??= (await standing()).lineage
     const list = lineage
     await sink.append(await Promise.all(entries.map((entry) => lineOf(signer, list, entry))))
-    await store.markSent(db, entries)
+    await store.markSent(db, list, entries)
   }
 
   /** What fails is claimed again by whoever finds it unsent. */
@@ -131,7 +131,7 @@ export function createOutside({ db, sink, signer, onError }: OutsideDeps): Outsi
       if (entries.length === 0) return
       const sent = track(write(entries))
       if (!sink.isLocal) return
-      await Promise.race([sent, new Promise((resolve) => setTimeout(resolve, MOST_WAIT_MS).unref())])
+      await inTime(sent)
     },
     sendRest() {
       if (isSendingRest) return
@@ -145,8 +145,8 @@ export function createOutside({ db, sink, signer, onError }: OutsideDeps): Outsi
       lineage = found.lineage
       if (found.sentHead === null) await begin(found)
       const sentHead = found.sentHead ?? found.head
-      let known = 0
-      for await (const { list, seq, jws } of readLines(sink, Math.max(0, sentHead - 1))) {
+      let known = -1 // a list begins with a line that has no revocation before it
+      for await (const { list, seq, jws } of readLines(sink, sentHead - 1)) {
         if (list !== found.lineage) await refuseForeign(list, jws, found.leftOut)
         else if (seq >= sentHead && seq > known && (await signer.open(jws)) !== undefined) known = seq
       }
@@ -181,9 +181,16 @@ export function createOutside({ db, sink, signer, onError }: OutsideDeps): Outsi
     },
     head: async () => (await standing()).head,
     async close() {
-      await Promise.all(sending)
+      await inTime(Promise.all(sending))
     },
   }
+}
+
+/** What is not sent by then stays unsent in the database, and is sent by whoever finds it. */
+async function inTime(sent: Promise<unknown>): Promise<void> {
+  const late = Promise.withResolvers<undefined>()
+  const timer = setTimeout(late.resolve, MOST_WAIT_MS)
+  await Promise.race([sent, late.promise]).finally(() => clearTimeout(timer))
 }
 
 async function lineOf(signer: SinkSigner, list: string, entry: WrittenEntry): Promise<string> {

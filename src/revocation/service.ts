@@ -32,8 +32,11 @@ export interface RevocationList {
   /**
    * Runs a transaction whose revocations go on the list. Resolves when every process knows them, or cannot answer from
    * memory any more: from then on nothing that they end is accepted anywhere.
+   *
+   * @param options.despiteTrouble by whoever mends a database that is behind its sink: it takes no other change
+   * @throws {AppError} what `requireSound` throws
    */
-  change<T>(work: (trx: Trx, revoke: Revoke) => Promise<T>): Promise<T>
+  change<T>(work: (trx: Trx, revoke: Revoke) => Promise<T>, options?: { despiteTrouble?: boolean }): Promise<T>
   /** Resolves when every process knows what another transaction has put on the list about a subject. */
   everyoneKnows(subject: string): Promise<void>
   /** False: this process may have missed something, and must ask the database at each decision. */
@@ -190,6 +193,11 @@ export function createRevocationList(opened: OpenedDatabase, options: Revocation
     return work
   }
 
+  /** Into a sink that belongs to this database, and no other: one that lacks its past would look whole afterwards. */
+  const sendRest = () => {
+    if (standing === 'sound') options.outside?.sendRest()
+  }
+
   const compareInTime = () => {
     if (standing === 'sound' || options.outside === undefined) return
     if (performance.now() - comparedAt > COMPARE_AGAIN_MS) void compare(options.outside)
@@ -228,6 +236,7 @@ export function createRevocationList(opened: OpenedDatabase, options: Revocation
   }
 
   function onLost(error: Error): void {
+    if (closed) return
     isDoubtful = true
     options.onError(error)
   }
@@ -248,7 +257,7 @@ export function createRevocationList(opened: OpenedDatabase, options: Revocation
     }
     isDoubtful = false
     compareInTime()
-    if (page.unsent) options.outside?.sendRest()
+    if (page.unsent) sendRest()
     if (!page.held) {
       lease = undefined // nobody waits for this process
       await connection.run(store.registration(processId, applied))
@@ -299,7 +308,7 @@ export function createRevocationList(opened: OpenedDatabase, options: Revocation
         continue
       }
       if (standing !== 'sound' && options.outside !== undefined) await compare(options.outside)
-      if (page.unsent) options.outside?.sendRest()
+      if (page.unsent) sendRest()
       forgetExpired(page.now_ms)
       if (page.entries.length < store.ENTRIES_A_READING) return tell()
     }
@@ -310,7 +319,7 @@ export function createRevocationList(opened: OpenedDatabase, options: Revocation
     compareInTime()
     if (performance.now() - restSentAt > SEND_REST_ALONE_MS) {
       restSentAt = performance.now()
-      options.outside?.sendRest()
+      sendRest()
     }
     tell()
   }
@@ -356,13 +365,14 @@ export function createRevocationList(opened: OpenedDatabase, options: Revocation
   }
 
   return {
-    async change(work) {
+    async change(work, { despiteTrouble = false } = {}) {
+      if (!despiteTrouble) await requireSound()
       const { result, written } = await transact(db, async (trx) => {
         const changes: store.RevocationChange[] = []
         const result = await work(trx, (change) => void changes.push(change))
         return { result, written: changes.length === 0 ? [] : await store.append(trx, changes) }
       })
-      await Promise.all([known(Math.max(0, ...written.map(({ seq }) => seq))), options.outside?.send(written)])
+      await Promise.all([known(written.at(-1)?.seq ?? 0), options.outside?.send(written)])
       return result
     },
     everyoneKnows: async (subject) => known(await reading(store.findSeq(db, subject))),

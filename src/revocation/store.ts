@@ -34,12 +34,17 @@ const WRITTEN = sql`subject, seq::float8 as seq, floor, dead, closed, denied, su
   extract(epoch from not_before)::float8 as "notBefore", next_floor as "nextFloor",
   extract(epoch from next_floor_at)::float8 as "nextFloorAt", role, extract(epoch from changed_at)::float8 as "changedAt"`
 
+/** Of all locks the last one, for whoever writes to the list or its row. */
+export async function lockList(trx: Trx): Promise<void> {
+  await sql`select pg_advisory_xact_lock(${sql.lit(LIST_LOCK)})`.execute(trx)
+}
+
 /**
  * Writes entries. The list's lock is the last that a transaction takes (consistency §1), so this is the last thing to
- * do in it. @returns what was written: every process must know the last of it before the change is answered
+ * do in it. @returns what was written, in the order of seq: every process must know the last of it before the change is answered
  */
 export async function append(trx: Trx, changes: readonly RevocationChange[]): Promise<WrittenEntry[]> {
-  await sql`select pg_advisory_xact_lock(${sql.lit(LIST_LOCK)})`.execute(trx)
+  await lockList(trx)
   const written: WrittenEntry[] = []
   for (const change of changes) {
     const { rows } = await sql<WrittenEntry>`
@@ -71,8 +76,7 @@ export async function append(trx: Trx, changes: readonly RevocationChange[]): Pr
       returning ${WRITTEN}`.execute(trx)
     written.push(...rows)
   }
-  const highest = Math.max(...written.map(({ seq }) => seq))
-  await sql`with head as (update revocation_list set head = greatest(head, ${highest}::bigint))
+  await sql`with head as (update revocation_list set head = greatest(head, ${written.at(-1)?.seq ?? 0}::bigint))
     select pg_notify(${CHANNEL}, '')`.execute(trx)
   return written
 }
@@ -95,16 +99,25 @@ export async function claimUnsent(executor: Executor, batch: number): Promise<Wr
   return rows
 }
 
-/** The sink has these states; an entry that has changed meanwhile has another one. Primary key. */
-export async function markSent(executor: Executor, entries: readonly Pick<Entry, 'subject' | 'seq'>[]): Promise<void> {
+/**
+ * The sink has these states, as those of this list; an entry that has changed meanwhile has another one. Nothing when another
+ * list was begun meanwhile: its sink does not have them. Primary key.
+ */
+export async function markSent(
+  executor: Executor,
+  lineage: string,
+  entries: readonly Pick<Entry, 'subject' | 'seq'>[],
+): Promise<void> {
   const given = JSON.stringify(entries.map(({ subject, seq }) => ({ subject, seq })))
+  const highest = entries.reduce((most, { seq }) => Math.max(most, seq), 0)
   await sql`
     with sent as materialized (
       select e.subject from revocation_entries e
       join jsonb_to_recordset(${given}::jsonb) as given (subject text, seq bigint)
         on e.subject = given.subject and e.seq = given.seq
+      where exists (select from revocation_list where lineage = ${lineage})
       for update of e skip locked),
-    head as (update revocation_list set sent_head = greatest(sent_head, ${Math.max(...entries.map(({ seq }) => seq))}::bigint))
+    head as (update revocation_list set sent_head = greatest(sent_head, ${highest}::bigint) where lineage = ${lineage})
     update revocation_entries e set sent_seq = e.seq from sent where e.subject = sent.subject`.execute(executor)
 }
 
@@ -135,9 +148,10 @@ export async function beginSink(executor: Executor, head: number): Promise<void>
 
 /**
  * From now on this is another list, whose sink is begun anew. What the old sink holds is told apart from it, should that
- * come back.
+ * come back. Takes the list's lock: the last thing to do.
  */
 export async function beginNewLineage(trx: Trx, leftOut: readonly string[]): Promise<void> {
+  await lockList(trx)
   await sql`update revocation_list set lineage = gen_random_uuid()::text, epoch = gen_random_uuid()::text, sent_head = null,
     left_out = left_out || ${[...leftOut]}::text[]`.execute(trx)
 }
@@ -160,14 +174,6 @@ export async function findEntries(executor: Executor, subjects: readonly string[
       extract(epoch from next_floor_at)::float8 as "nextFloorAt"
     from revocation_entries where subject = any(${[...subjects]}::text[])`.execute(executor)
   return new Map(rows.map((entry) => [entry.subject, entry]))
-}
-
-/** Which of these JWTs are denied. Primary key. */
-export async function findDenied(executor: Executor, jtis: readonly string[]): Promise<Map<string, true>> {
-  const { rows } = await sql<{ subject: string }>`
-    select subject from revocation_entries
-    where subject = any(${jtis.map((jti) => `jti:${jti}`)}::text[]) and denied`.execute(executor)
-  return new Map(rows.map(({ subject }) => [subject.slice('jti:'.length), true]))
 }
 
 /** Deletes a batch of entries that outlived every JWT they could name, and that the sink has. @returns how many */

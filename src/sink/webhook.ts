@@ -50,7 +50,11 @@ export function createWebhookSink({ url, token }: WebhookSinkConfig): Sink {
       if (body === null || !headers.get('content-type')?.startsWith(NDJSON))
         throw new Error(`the sink at ${place} did not answer with ${NDJSON}`)
       const input = Readable.fromWeb(body as ReadableStream<Uint8Array<ArrayBuffer>>) // as every body is
-      for await (const line of createInterface({ input })) if (line !== '') yield line
+      try {
+        for await (const line of createInterface({ input })) if (line !== '') yield line
+      } finally {
+        input.destroy() // whoever has seen enough leaves the rest
+      }
     },
   }
 }

@@ -89,11 +89,10 @@ export function createUses(db: Db, onError: (error: Error) => void): Uses {
   /** One transaction, and its kinds of rows always in this order: two processes never wait for each other in a circle. */
   async function write(batch: ReadonlyMap<string, Kept>): Promise<void> {
     const rows = [...batch.values()].map(toRow)
-    const refusals = [...batch.values()].flatMap(({ refusal, count }) => (refusal ? [{ refusal, count }] : []))
     await transact(db, async (trx) => {
       await writeTokens(trx, rows.filter(isOfToken))
       await writeConnections(trx, rows.filter(isOfConnection))
-      for (const { refusal, count } of refusals) await recordRefusal(trx, refusal, count)
+      for (const { refusal, count } of collapsed(batch.values())) await recordRefusal(trx, refusal, count)
     })
   }
 
@@ -217,7 +216,17 @@ function recordFirstConnectionUse(trx: Trx, first: store.FirstConnectionUse): Pr
   })
 }
 
-/** Collapsed: one record a batch, with the first request's trace id and how many there were. */
+/** One record a version and reason, whoever presented it: the log is no way to fill a disk. With the first one's request. */
+function collapsed(batch: Iterable<Kept>): Iterable<{ refusal: Refusal; count: number }> {
+  const refusals = new Map<string, { refusal: Refusal; count: number }>()
+  for (const { refusal, count } of batch) {
+    if (refusal === undefined) continue
+    const key = JSON.stringify([refusal.credentialId, refusal.version, refusal.event, refusal.reason])
+    refusals.set(key, { refusal, ...refusals.get(key), count: (refusals.get(key)?.count ?? 0) + count })
+  }
+  return refusals.values()
+}
+
 function recordRefusal(trx: Trx, refusal: Refusal, count: number): Promise<void> {
   return record(trx, {
     event: refusal.event,

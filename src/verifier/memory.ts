@@ -9,7 +9,7 @@ import { endsVersion } from './list.ts'
 export interface Mark {
   seq: number
   generation: number
-  atMs: number
+  at: { monotonicMs: number; wallMs: number }
   isLive: boolean
 }
 
@@ -30,12 +30,18 @@ export function memoryKey(token: string, clientIp: string | undefined): string {
   return hash('sha256', `${token} ${clientIp ?? ''}`, 'base64url')
 }
 
+/** By the clock that says more: a machine that sleeps stops one of them, and the list goes on without it. */
+const ageOf = ({ at }: Mark) => Math.max(performance.now() - at.monotonicMs, Date.now() - at.wallMs)
+
+/** What a caller is given is theirs to change. */
+const copyOf = (access: Access): Access => ({ ...access, scopes: new Set(access.scopes) })
+
 export function createTokenMemory(feed: Feed, isLive: () => boolean): TokenMemory {
   const remembered = new Map<string, { access: Access; mark: Mark }>()
 
   /** Nothing was said since about the token, where it belongs, or everything. */
   function isUsable(access: Access, mark: Mark): boolean {
-    if (mark.generation !== feed.generation() || performance.now() - mark.atMs > MOST_AGE_MS) return false
+    if (mark.generation !== feed.generation() || ageOf(mark) > MOST_AGE_MS) return false
     if (access.expiresAt !== undefined && access.expiresAt.getTime() <= feed.now()) return false
     const own = feed.find(access.credentialId)
     if (endsVersion(own, Number(access.tokenVersion.slice(1)), feed.now())) return false
@@ -47,20 +53,20 @@ export function createTokenMemory(feed: Feed, isLive: () => boolean): TokenMemor
     find(key) {
       const known = remembered.get(key)
       if (known === undefined || !isLive()) return undefined
-      if (isUsable(known.access, known.mark)) return { ...known.access, scopes: new Set(known.access.scopes) }
+      if (isUsable(known.access, known.mark)) return copyOf(known.access)
       remembered.delete(key)
       return undefined
     },
     mark: () => ({
       seq: feed.settledSeq(),
       generation: feed.generation(),
-      atMs: performance.now(),
+      at: { monotonicMs: performance.now(), wallMs: Date.now() },
       isLive: isLive(),
     }),
     remember(key, access, mark) {
       if (!mark.isLive) return
       remembered.delete(key) // to stand last
-      remembered.set(key, { access, mark })
+      remembered.set(key, { access: copyOf(access), mark })
       const oldest = remembered.size > MOST_REMEMBERED ? remembered.keys().next().value : undefined
       if (oldest !== undefined) remembered.delete(oldest)
     },

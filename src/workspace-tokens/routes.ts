@@ -354,7 +354,7 @@ function reportLeak(deps: TokenRoutesDeps): Route {
     tag: 'Leaks',
     rule: { who: 'anyone' },
     body: shapes.leaked,
-    answers: { 202: { description: 'Whatever of them existed is revoked' } },
+    answers: { 202: { description: 'Whatever of them existed is revoked', schema: shapes.leakReceived } },
     async handle({ body, request }) {
       const { count, resetsInSeconds } = await deps.ephemeral.increment(
         'leak-report',
@@ -393,7 +393,10 @@ function placeOf(reach: Reach): Place {
   return { organizationId: reach.organizationId, workspaceId: reach.workspace?.id ?? null }
 }
 
-/** A page of what the filter shows: read on until it is full, or there is no more. */
+/**
+ * A page of what the filter shows: read on until it is full, or there is no more. What a filter leaves out is not in what
+ * a query looks at, so that many are read at a time, however small the page is.
+ */
 async function listFiltered(
   db: Db,
   place: Place,
@@ -401,9 +404,11 @@ async function listFiltered(
   options: ListOptions & { limit: number },
 ): Promise<service.TokenView[]> {
   const found: service.TokenView[] = []
+  const isFiltering = query.filter === 'unused' || query.filter === 'expiring' || query.environment !== undefined
+  const limit = isFiltering ? MOST_TOKENS_A_PAGE : options.limit
   let { after } = options
   for (;;) {
-    const batch = await service.listTokens(db, place, { ...options, after })
+    const batch = await service.listTokens(db, place, { ...options, after, limit })
     found.push(
       ...batch.filter(
         (view) =>
@@ -412,7 +417,7 @@ async function listFiltered(
       ),
     )
     after = batch.at(-1)?.line.id
-    if (batch.length < options.limit || found.length >= options.limit) return found.slice(0, options.limit)
+    if (batch.length < limit || found.length >= options.limit) return found.slice(0, options.limit)
   }
 }
 

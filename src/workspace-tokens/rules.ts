@@ -79,13 +79,31 @@ export function policyProblem(
   if (policy.environments !== null && !policy.environments.includes(wanted.environment)) {
     return `This workspace allows no tokens for ${wanted.environment}: it allows ${policy.environments.join(', ') || 'none'}`
   }
+  return lifeProblem(policy, wanted.expiresAt, now)
+}
+
+/** The same, of its end alone. */
+export function lifeProblem(
+  policy: Pick<TokenPolicy, 'expiryRequired' | 'maxAgeDays'>,
+  expiresAt: Date | null,
+  now: Date,
+): string | undefined {
   if (policy.maxAgeDays !== null) {
     const most = now.getTime() + policy.maxAgeDays * DAY_MS
-    if (wanted.expiresAt === null || wanted.expiresAt.getTime() > most)
+    if (expiresAt === null || expiresAt.getTime() > most)
       return `A token of this workspace must expire within ${policy.maxAgeDays} days`
   }
-  if (policy.expiryRequired && wanted.expiresAt === null) return 'A token of this workspace must have an expiry'
-  return undefined
+  return policy.expiryRequired && expiresAt === null ? 'A token of this workspace must have an expiry' : undefined
+}
+
+/**
+ * An end that gives as long a life as a version was given; null: none. In whole seconds: a version's row is begun a moment
+ * before its end is reckoned, and the longest life that a policy allows must not grow by that.
+ */
+export function endOfSameLife(version: { createdAt: Date; expiresAt: Date | null }, now: Date): Date | null {
+  if (version.expiresAt === null) return null
+  const seconds = Math.floor((version.expiresAt.getTime() - version.createdAt.getTime()) / 1_000)
+  return new Date(now.getTime() + seconds * 1_000)
 }
 
 /**
@@ -115,6 +133,16 @@ export const EXPIRING_DAYS = 7
 
 export function isUnused(version: { createdAt: Date; lastUsedAt: Date | null }, now: Date): boolean {
   return now.getTime() - (version.lastUsedAt ?? version.createdAt).getTime() >= UNUSED_DAYS * DAY_MS
+}
+
+/** It works, and no version that works was used for long. */
+export function isLineUnused<V extends VersionState & { createdAt: Date; lastUsedAt: Date | null }>(
+  line: LineState,
+  versions: readonly V[],
+  now: Date,
+): boolean {
+  const good = goodVersions(line, versions, now)
+  return good.length > 0 && good.every((version) => isUnused(version, now))
 }
 
 export function isExpiring(version: { expiresAt: Date | null }, now: Date): boolean {

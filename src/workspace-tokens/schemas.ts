@@ -6,7 +6,7 @@ import { isTokenValue } from '../crypto/token-value.ts'
 import { organizationParams, pageQuery, workspaceParams } from '../organizations/schemas.ts'
 import { isResourceIdentifier, isScopeName } from '../resource-servers/rules.ts'
 import { rfc3339, rfc3339OrNull } from '../times.ts'
-import { currentVersion, goodVersions, isExpiring, isUnused, type TokenPolicy, versionFault } from './rules.ts'
+import { currentVersion, goodVersions, isExpiring, isLineUnused, type TokenPolicy, versionFault } from './rules.ts'
 import type { Cutover, Expiry, IssuedToken, TokenView } from './service.ts'
 import type { TokenVersion } from './store.ts'
 
@@ -116,8 +116,6 @@ export const rotation = z
   })
   .meta({ id: 'Rotation' })
 
-export const revocation = z.strictObject({})
-
 export const tokenParams = workspaceParams.extend({ key_id: z.string().meta({ description: 'The token' }) })
 export const tokenVersionParams = tokenParams.extend({ version: z.string().meta({ description: 'As v2' }) })
 export const organizationKeyParams = organizationParams.extend({ key_id: z.string() })
@@ -130,6 +128,10 @@ export const tokenListQuery = pageQuery.extend({
     .meta({ description: 'unused: for 90 days; expiring: within 7 days; all: the revoked ones too' }),
   environment: environmentName.optional(),
 })
+
+export const leakReceived = z
+  .object({ received: z.int().meta({ description: 'How many values came, whatever they are' }) })
+  .meta({ id: 'LeakReceived' })
 
 export const leaked = z
   .strictObject({
@@ -333,7 +335,6 @@ export function isListed(view: TokenView, filter: z.output<typeof tokenListQuery
   if (filter === 'all') return true
   if (line.closedAt !== null) return false
   if (filter === 'active') return true
-  const good = goodVersions(line, line.versions, now)
-  if (filter === 'expiring') return good.some((version) => isExpiring(version, now))
-  return good.length > 0 && good.every((version) => isUnused(version, now))
+  if (filter === 'unused') return isLineUnused(line, line.versions, now)
+  return goodVersions(line, line.versions, now).some((version) => isExpiring(version, now))
 }

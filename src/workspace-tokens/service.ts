@@ -17,6 +17,7 @@ import { type Db, type Executor, reading, readTime, type Trx, transact } from '.
 import type { Environment } from '../store/tables.ts'
 import {
   currentVersion,
+  endOfSameLife,
   floorAt,
   goodVersions,
   MOST_GOOD_VERSIONS,
@@ -211,8 +212,7 @@ function notBeyondItself(
 /** As long a life as the newest version was given. */
 function sameLife(line: store.TokenLine, now: Date): Date | null {
   const newest = line.versions.find(({ version }) => version === line.version)
-  if (newest === undefined || newest.expiresAt === null) return null
-  return new Date(now.getTime() + newest.expiresAt.getTime() - newest.createdAt.getTime())
+  return newest === undefined ? null : endOfSameLife(newest, now)
 }
 
 /**
@@ -399,6 +399,15 @@ export async function revokeLeaked(deps: TokensDeps, value: string, request: Req
 export async function listTokens(db: Db, place: store.Place, options: store.ListOptions = {}): Promise<TokenView[]> {
   const [lines, now] = await Promise.all([reading(store.listLines(db, place, options)), reading(readTime(db))])
   return lines.map((line) => ({ line, now }))
+}
+
+/** The open token of a place that has this label; an organization's labels are one set for all environments. */
+export function findTokenByLabel(
+  db: Db,
+  place: store.Place,
+  { environment, label }: { environment: Environment; label: string },
+): Promise<{ id: KeyId } | undefined> {
+  return reading(store.findByLabel(db, place, environment, label))
 }
 
 /** @throws {AppError} `not_found` */

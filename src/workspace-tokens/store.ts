@@ -154,6 +154,16 @@ export async function findLine(executor: Executor, place: Place, id: string): Pr
   return (await withVersions(executor, rows))[0]
 }
 
+/** What lines are, without their versions, wherever they stand. Primary key. */
+export async function listLinesById(
+  executor: Executor,
+  ids: readonly KeyId[],
+): Promise<Array<Omit<TokenLine, 'versions'>>> {
+  if (ids.length === 0) return []
+  const rows = await executor.selectFrom('token_lines').selectAll().where('id', 'in', ids).execute()
+  return rows.map((row) => toLine(row, []))
+}
+
 /** Wherever it belongs. Primary key. */
 export async function findAnyLine(executor: Executor, id: string): Promise<TokenLine | undefined> {
   const rows = await executor

@@ -6,10 +6,11 @@ import { sql } from 'kysely'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { ROOT } from '../../src/app.ts'
 import { hashOf } from '../../src/audit/chain.ts'
+import { acceptSetBack } from '../../src/audit/checkpoints.ts'
 import { GENESIS } from '../../src/audit/rules.ts'
 import { createSealer, type Sealer } from '../../src/audit/sealer.ts'
 import { record } from '../../src/audit/service.ts'
-import { type AuditReport, verifyDatabase } from '../../src/audit/verification.ts'
+import { type AuditReport, createChainFollower, verifyDatabase } from '../../src/audit/verification.ts'
 import { newId } from '../../src/ids.ts'
 import { createSink, type Sink } from '../../src/sink/service.ts'
 import { createSinkSigner } from '../../src/sink/signing.ts'
@@ -145,13 +146,14 @@ describe('the chain', () => {
     ['the status', `status = 'fail'`],
     ['the time, by a microsecond', `recorded_at = recorded_at + interval '1 microsecond'`],
     ['a number in the detail', `detail = jsonb_set(detail, '{place}', '99')`],
-    ['a number beyond what JSON holds', `detail = jsonb_set(detail, '{place}', '1.00000000000000000001')`],
+    ['a number beyond what JSON holds', `detail = jsonb_set(detail, '{place}', '2.00000000000000000001')`],
     ['one more member of the detail', `detail = detail || '{"more": 1}'`],
   ])('notices a change of %s', async (_what, change) => {
     await write(5)
     await sealer.seal()
     await run(`update audit_events set ${change} where id = (select event_id from audit_chain where seq = 3)`)
     expect(await faultOf()).toMatchObject({ seq: 3 })
+    expect((await verify()).chains[0]?.records).toBe(2)
   })
 
   it.each(CHAIN_COLUMNS)('notices a change of %s in the chain itself', async (column) => {
@@ -213,6 +215,53 @@ describe('the chain', () => {
     await run('truncate audit_chain')
     await run('truncate audit_events')
     expect(await faultOf()).toMatchObject({ kind: 'cut_off', seq: 1 })
+  })
+
+  it('is verified after years of checkpoints', () => {
+    const signed = new Map(Array.from({ length: 300_000 }, (_, place) => [place + 1, 'hash']))
+    expect(createChainFollower('org_a', signed).report(0)).toMatchObject({ fault: { kind: 'cut_off', seq: 1 } })
+  })
+
+  it('goes on where one chain cannot be sealed and the sink hangs; the end seals what is left', async () => {
+    const errors: Error[] = []
+    const hanging = { ...sink, append: () => new Promise<void>(() => {}) }
+    const other = createSealer({ db: opened.db, sink: hanging, signer, onError: (error) => void errors.push(error) })
+    await write(2)
+    await other.seal()
+    void other.checkpoint()
+    await run(`create function refuse_org_a() returns trigger language plpgsql as $$
+      begin if new.chain = 'org_a' then raise 'not this one'; end if; return new; end $$`)
+    await run('create trigger refuse before insert on audit_chain for each row execute function refuse_org_a()')
+    await write(1)
+    await write(3, organizations[1])
+    await other.close()
+    await run('drop function refuse_org_a cascade')
+    expect(errors).toMatchObject([{ message: expect.stringContaining('not this one') }])
+    expect((await verify()).chains).toMatchObject([{ records: 2, waiting: 1 }, { records: 3 }])
+  })
+
+  it('goes on from where a restore has set it back, once somebody has accepted that', async () => {
+    await write(5)
+    await write(2, organizations[1])
+    await sealer.seal()
+    await sealer.checkpoint()
+    const isLost = `(chain = 'org_b' or seq > 3)`
+    await run(`delete from audit_events where id in (select event_id from audit_chain where ${isLost})`)
+    await run(`delete from audit_chain where ${isLost}`)
+    expect((await verify()).chains.map(({ fault }) => fault?.kind)).toEqual(['cut_off', 'cut_off'])
+    expect(await acceptSetBack({ db: opened.db, sink, signer })).toBe(2)
+    const report = await verify()
+    expect(report).toMatchObject({ ok: true, records: 3 })
+    expect(report.notes.toSorted().join()).toMatch(/org_a was set back to entry 3 .*org_b was set back to entry 0/)
+    expect(await acceptSetBack({ db: opened.db, sink, signer })).toBe(0)
+    await write(4)
+    await sealer.seal()
+    await run('truncate audit_checkpoints') // as in the backup
+    await sealer.checkpoint()
+    expect(await verify()).toMatchObject({ ok: true, records: 7 })
+    await run('delete from audit_events where id in (select event_id from audit_chain where seq > 6)')
+    await run('delete from audit_chain where seq > 6')
+    expect(await faultOf()).toMatchObject({ kind: 'cut_off', seq: 7 })
   })
 
   it('notices a chain that was written anew with hashes that fit', async () => {

@@ -1,7 +1,17 @@
 // Every page in a real browser, light and dark, wide and narrow: axe has nothing to say, nothing runs over the edge, and no
 // name that somebody chose does anything but stand there.
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
-import { hasBrowser, inspect, launchBrowser, type TestBrowser, type Visitor } from '../support/browser.ts'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { invite } from '../../src/invitations/service.ts'
+import {
+  focused,
+  hasBrowser,
+  inspect,
+  keepVisitors,
+  launchBrowser,
+  signInOn,
+  type TestBrowser,
+  type Visitor,
+} from '../support/browser.ts'
 import { startServer, type TestServer } from '../support/server.ts'
 import {
   API,
@@ -25,7 +35,7 @@ describe.skipIf(!hasBrowser())('every page', () => {
   let browser: TestBrowser
   let world: World
   let local: TestClient
-  const visitors: Visitor[] = []
+  const begin = keepVisitors(() => browser)
 
   beforeAll(async () => {
     ;[server, browser] = await Promise.all([startServer({ environment: { LATCHKEY_TOUR: 'on' } }), launchBrowser()])
@@ -40,35 +50,50 @@ describe.skipIf(!hasBrowser())('every page', () => {
     await browser?.close()
     await server?.close()
   })
-  afterEach(async () => {
-    const gone = visitors.splice(0)
-    const problems = gone.flatMap((visitor) => visitor.problems)
-    await Promise.all(gone.map((visitor) => visitor.context.close()))
-    expect(problems).toEqual([])
-  })
 
   async function visit(): Promise<Visitor['page']> {
-    const visitor = await browser.visit({ elsewhere: [new URL(CALLBACK).origin] })
-    visitors.push(visitor)
-    return visitor.page
+    return (await begin({ elsewhere: [new URL(CALLBACK).origin] })).page
   }
 
   const start = (client: TestClient, more?: Record<string, string>) =>
     server.origin + authorizationUrl(client, makePkce(), more)
   const press = (page: Visitor['page'], name: string) => page.getByRole('button', { name, exact: true }).click()
 
-  async function signIn(page: Visitor['page'], email: string, password = PASSWORD): Promise<void> {
-    await page.getByLabel('Work email').fill(email)
-    await page.getByLabel('Password').fill(password)
-    await press(page, 'Sign in')
-    await page.waitForLoadState()
-  }
+  it('of an invitation', async () => {
+    const { invitation, secret } = await invite(server.db, {
+      target: { workspaceId: world.workspaceId, role: 'viewer' },
+      email: 'guest@example.com',
+      authority: { kind: 'operator' },
+      request: { traceId: 'test' },
+    })
+    const page = await visit()
+    await page.goto(`${server.origin}/invitations/${secret.reveal()}`)
+    const found = await inspect(page, 'invitation')
+    const fill = async (name: string, password: string) => {
+      await page.$eval('form', (form) => form.setAttribute('novalidate', ''))
+      await page.getByLabel('Your name').fill(name)
+      await page.getByLabel('Choose a password').fill(password)
+      await press(page, 'Open an account and join')
+    }
+    await fill('', PASSWORD)
+    await page.getByText('Tell us your name').waitFor()
+    expect((await focused(page)).name).toBe('name')
+    found.push(...(await inspect(page, 'invitation-no-name')))
+    await fill('Guest', 'short')
+    await page.getByRole('alert').waitFor()
+    expect((await focused(page)).name).toBe('password')
+    expect(await page.getByLabel('Your name').inputValue()).toBe('Guest')
+    found.push(...(await inspect(page, 'invitation-short-password')))
+    await fill('Guest', PASSWORD)
+    await page.waitForURL(`${server.origin}/workspaces/${invitation.workspace_id}/members`)
+    expect(found).toEqual([])
+  }, 120_000)
 
   it('of signing in', async () => {
     const page = await visit()
     await page.goto(start(local, { login_hint: world.email }))
     const found = await inspect(page, 'sign-in')
-    await signIn(page, world.email, 'not the password at all')
+    await signInOn(page, world.email, 'not the password at all')
     found.push(...(await inspect(page, 'sign-in-wrong')))
     for (let tries = 0; tries < 9; tries++) {
       await page.request.post(page.url(), {
@@ -80,7 +105,7 @@ describe.skipIf(!hasBrowser())('every page', () => {
         headers: { origin: server.origin },
       })
     }
-    await signIn(page, world.email, 'not the password at all')
+    await signInOn(page, world.email, 'not the password at all')
     await page.getByRole('heading', { name: 'Wait a little' }).waitFor()
     found.push(...(await inspect(page, 'sign-in-locked')))
     expect(found).toEqual([])
@@ -106,7 +131,7 @@ describe.skipIf(!hasBrowser())('every page', () => {
 
     const page = await visit()
     await page.goto(start(world.client, everything))
-    await signIn(page, String(many.email))
+    await signInOn(page, String(many.email))
     const found = await inspect(page, 'consent-two-organizations')
     await page.getByRole('radio', { name: 'Field research' }).check()
     await page.getByRole('radio', { name: 'Field research' }).focus()
@@ -119,14 +144,14 @@ describe.skipIf(!hasBrowser())('every page', () => {
     await page.getByRole('alert').waitFor()
     found.push(...(await inspect(page, 'consent-no-choice')))
     await press(page, 'Not you?')
-    await signIn(page, String(viewer.email))
+    await signInOn(page, String(viewer.email))
     found.push(...(await inspect(page, 'consent-viewer')))
     await press(page, 'Not you?')
-    await signIn(page, String(nobody.email))
+    await signInOn(page, String(nobody.email))
     found.push(...(await inspect(page, 'consent-no-workspace')))
     await page.goto(start(local, everything))
     await press(page, 'Not you?')
-    await signIn(page, String(member.email))
+    await signInOn(page, String(member.email))
     found.push(...(await inspect(page, 'consent-loopback')))
     expect(found).toEqual([])
   })
@@ -136,7 +161,7 @@ describe.skipIf(!hasBrowser())('every page', () => {
     await connect(server, other)
     const page = await visit()
     await page.goto(start(other.client, { scope: 'openid email traces:read traces:admin' }))
-    await signIn(page, other.email)
+    await signInOn(page, other.email)
     expect(await page.locator('.tag.new').count()).toBe(2)
     expect(await inspect(page, 'consent-more')).toEqual([])
   })
@@ -146,7 +171,7 @@ describe.skipIf(!hasBrowser())('every page', () => {
     const more = await makeWorld(server)
     const { id_token: hint = '' } = await connect(server, more)
     await page.goto(start(world.client))
-    await signIn(page, more.email)
+    await signInOn(page, more.email)
     await page.getByText(more.email).waitFor()
     await page.goto(`${server.origin}/logout?${new URLSearchParams({ id_token_hint: hint })}`)
     const found = await inspect(page, 'sign-out')
@@ -187,7 +212,7 @@ describe.skipIf(!hasBrowser())('every page', () => {
     await page.getByRole('link', { name: 'Take the tour' }).click()
     found.push(...(await inspect(page, 'tour-start')))
     await press(page, 'Connect Tracepad')
-    await signIn(page, 'ada@example.com', server.app.tour?.password?.reveal())
+    await signInOn(page, 'ada@example.com', server.app.tour?.password?.reveal())
     found.push(...(await inspect(page, 'tour-consent')))
     await press(page, 'Do not connect')
     found.push(...(await inspect(page, 'tour-declined')))
@@ -198,7 +223,7 @@ describe.skipIf(!hasBrowser())('every page', () => {
     const page = await visit()
     await page.goto(`${server.origin}/try`)
     await press(page, 'Connect Tracepad')
-    await signIn(page, 'ada@example.com', server.app.tour?.password?.reveal())
+    await signInOn(page, 'ada@example.com', server.app.tour?.password?.reveal())
     await page.getByRole('radio', { name: 'platform-ai' }).check()
     await press(page, 'Connect to the chosen workspace')
     await page.locator('summary').click()
@@ -235,10 +260,10 @@ describe.skipIf(!hasBrowser())('every page', () => {
     )
     const found = await inspect(page, 'hostile-sign-in')
     await page.$eval('form', (form) => form.setAttribute('novalidate', ''))
-    await signIn(page, `"><b>${HOSTILE}`)
+    await signInOn(page, `"><b>${HOSTILE}`)
     await page.getByRole('alert').waitFor()
     expect(await page.getByLabel('Work email').inputValue()).toBe(`"><b>${HOSTILE}`)
-    await signIn(page, email)
+    await signInOn(page, email)
     await page.getByRole('heading', { name: `Connect ${HOSTILE}?` }).waitFor()
     expect(await page.locator('img').count()).toBe(0)
     expect(await page.locator('main').textContent()).toContain(`Org ${HOSTILE}`)

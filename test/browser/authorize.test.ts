@@ -3,8 +3,10 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import {
   focused,
   hasBrowser,
+  keepVisitors,
   type LocalApp,
   launchBrowser,
+  signInOn,
   startLocalApp,
   type TestBrowser,
   tabTo,
@@ -39,7 +41,7 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
   /** Of the loopback kind: always asked about. */
   let local: TestClient
   let world: World
-  const visitors: Visitor[] = []
+  const begin = keepVisitors(() => browser)
 
   beforeAll(async () => {
     ;[server, browser, app] = await Promise.all([startServer(), launchBrowser(), startLocalApp()])
@@ -54,19 +56,11 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
     await browser?.close()
     await Promise.all([app?.close(), server?.close()])
   })
-  afterEach(async () => {
-    const gone = visitors.splice(0)
-    const problems = gone.flatMap((visitor) => visitor.problems)
-    await Promise.all(gone.map((visitor) => visitor.context.close()))
+  afterEach(() => {
     app.arrivals.splice(0)
-    expect(problems).toEqual([])
   })
 
-  async function visit(options?: VisitOptions): Promise<Visitor> {
-    const visitor = await browser.visit({ elsewhere: [new URL(CALLBACK).origin], ...options })
-    visitors.push(visitor)
-    return visitor
-  }
+  const visit = (options?: VisitOptions) => begin({ elsewhere: [new URL(CALLBACK).origin], ...options })
 
   /** Each test has its own person: tries to sign in are counted. */
   async function makePerson(name: string): Promise<{ email: string; id: string }> {
@@ -84,12 +78,6 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
   const start = (client: TestClient, more?: Record<string, string>) =>
     server.origin + authorizationUrl(client, makePkce(), more)
 
-  async function signIn({ page }: Pick<Visitor, 'page'>, email: string, password = PASSWORD): Promise<void> {
-    await page.getByLabel('Work email').fill(email)
-    await page.getByLabel('Password').fill(password)
-    await page.getByRole('button', { name: 'Sign in' }).click()
-  }
-
   const heading = ({ page }: Pick<Visitor, 'page'>) => page.getByRole('heading', { level: 1 }).textContent()
 
   /** The query of the one answer that the client got. */
@@ -106,7 +94,7 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
       const visitor = await visit({ scripts })
       const pkce = makePkce()
       await visitor.page.goto(server.origin + authorizationUrl(world.client, pkce))
-      await signIn(visitor, ada.email)
+      await signInOn(visitor.page, ada.email)
       await visitor.page.getByRole('radio', { name: 'platform-ai' }).check()
       await visitor.page.getByRole('button', { name: CONNECT }).click()
       await visitor.page.waitForURL(`${CALLBACK}?**`)
@@ -123,7 +111,7 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
     const ada = await makeMember('Ada')
     const visitor = await visit()
     await visitor.page.goto(start(local))
-    await signIn(visitor, ada.email)
+    await signInOn(visitor.page, ada.email)
     await visitor.page.getByRole('button', { name: REFUSE }).click()
     await visitor.page.waitForURL(`${app.origin}/callback?**`)
     const query = answered(app.arrivals)
@@ -161,7 +149,7 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
     const visitor = await visit({ scripts })
     const { page } = visitor
     await page.goto(start(local))
-    await signIn(visitor, ada.email)
+    await signInOn(visitor.page, ada.email)
     await page.waitForSelector('fieldset')
     await tabTo(page, { tag: 'button', name: 'answer' })
     await tabTo(page, { tag: 'button', name: 'answer' })
@@ -175,7 +163,7 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
     const ada = await makeMember('Ada')
     const visitor = await visit({ scripts })
     await visitor.page.goto(start(world.client, { response_mode: 'form_post' }))
-    await signIn(visitor, ada.email)
+    await signInOn(visitor.page, ada.email)
     await visitor.page.getByRole('button', { name: CONNECT }).click()
     if (!scripts) await visitor.page.getByRole('button', { name: 'Continue' }).click()
     await visitor.page.waitForURL(CALLBACK)
@@ -189,7 +177,7 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
     const ada = await makeMember('Ada')
     const visitor = await visit()
     await visitor.page.goto(start(local, { response_mode: 'form_post' }))
-    await signIn(visitor, ada.email)
+    await signInOn(visitor.page, ada.email)
     await visitor.page.getByRole('button', { name: REFUSE }).click()
     await visitor.page.waitForURL(`${app.origin}/callback`)
     expect(app.arrivals.find(({ method }) => method === 'POST')?.form.get('error')).toBe('access_denied')
@@ -203,12 +191,12 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
       const { page } = visitor
       const pkce = makePkce()
       await page.goto(server.origin + authorizationUrl(world.client, pkce, { state: 'of-the-first-request' }))
-      await signIn(visitor, ada.email)
+      await signInOn(visitor.page, ada.email)
       await page.getByText(ada.email).waitFor()
       await page.getByRole('button', { name: 'Not you?' }).click()
       expect(await heading(visitor)).toBe('Sign in')
       expect(await page.getByLabel('Work email').inputValue()).toBe('')
-      await signIn(visitor, bo.email)
+      await signInOn(visitor.page, bo.email)
       await page.getByText(bo.email).waitFor()
       expect(await page.getByText(ada.email).count()).toBe(0)
       await page.getByRole('button', { name: CONNECT }).click()
@@ -227,17 +215,17 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
       const [ada, bo] = await Promise.all([makeMember('Ada'), makeMember('Bo')])
       const earlier = await visit({ scripts })
       await earlier.page.goto(start(world.client))
-      await signIn(earlier, bo.email)
+      await signInOn(earlier.page, bo.email)
       await earlier.page.getByRole('button', { name: CONNECT }).click()
       await earlier.page.waitForURL(`${CALLBACK}?**`)
 
       const visitor = await visit({ scripts })
       const pkce = makePkce()
       await visitor.page.goto(start(local))
-      await signIn(visitor, ada.email)
+      await signInOn(visitor.page, ada.email)
       await visitor.page.getByText(ada.email).waitFor()
       await visitor.page.goto(server.origin + authorizationUrl(world.client, pkce, { prompt: 'login' }))
-      await signIn(visitor, bo.email)
+      await signInOn(visitor.page, bo.email)
       await visitor.page.waitForURL(`${CALLBACK}?**`)
       const tokens = await redeem(server.origin, world.client, answered(visitor.arrivals).get('code') ?? '', pkce)
       expect(subjectOf(tokens.body.access_token)).toBe(bo.id)
@@ -249,7 +237,7 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
     const visitor = await visit()
     const { page } = visitor
     await page.goto(start(local))
-    await signIn(visitor, ada.email, 'not the password at all')
+    await signInOn(visitor.page, ada.email, 'not the password at all')
     const alert = page.getByRole('alert')
     expect(await alert.textContent()).toBe('The email address or the password is not right. Try again.')
     expect(await page.title()).toBe('Not signed in yet · Latchkey')
@@ -267,7 +255,7 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
     const visitor = await visit()
     const { page } = visitor
     await page.goto(start(local))
-    await signIn(visitor, 'nobody@example.com', 'not the password at all')
+    await signInOn(visitor.page, 'nobody@example.com', 'not the password at all')
     await page.getByRole('alert').waitFor()
     await page.goto(page.url())
     expect(await heading(visitor)).toBe('Sign in')
@@ -282,7 +270,7 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
     const form = await elsewhere.open(start(local))
     const wrong = { email: 'nobody@example.com', password: 'not the password at all' }
     await Promise.all(Array.from({ length: 10 }, () => elsewhere.submit(form, '/sign-in', wrong)))
-    await signIn(visitor, wrong.email, wrong.password)
+    await signInOn(visitor.page, wrong.email, wrong.password)
     expect(await page.getByRole('alert').textContent()).toMatch(/Wait 15 minutes, then try again\./)
     expect(await page.getByLabel('Work email').inputValue()).toBe('nobody@example.com')
   })
@@ -294,7 +282,7 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
     const visitor = await visit()
     const { page } = visitor
     await page.goto(start(local))
-    await signIn(visitor, ada.email)
+    await signInOn(visitor.page, ada.email)
     expect(await page.getByRole('radio', { checked: true }).count()).toBe(0)
     await page.getByRole('button', { name: CONNECT }).click()
     expect(await heading(visitor)).toBe('Connect Tracepad Desktop?')
@@ -313,14 +301,14 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
     const visitor = await visit()
     const { page } = visitor
     await page.goto(start(world.client))
-    await signIn(visitor, ada.email)
+    await signInOn(visitor.page, ada.email)
     await page.getByRole('button', { name: CONNECT }).click()
     await page.waitForURL(`${CALLBACK}?**`)
     await page.goto(start(world.client)) // the approval stands
     expect(new URL(page.url()).origin).toBe(new URL(CALLBACK).origin)
     await page.goto(start(world.client, { prompt: 'login' }))
     expect(await heading(visitor)).toBe('Sign in')
-    await signIn(visitor, ada.email)
+    await signInOn(visitor.page, ada.email)
     await page.waitForURL(`${CALLBACK}?**`)
     expect(visitor.arrivals).toHaveLength(3)
   })
@@ -330,7 +318,7 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
     const visitor = await visit()
     const { page } = visitor
     await page.goto(start(local))
-    await signIn(visitor, ada.email)
+    await signInOn(visitor.page, ada.email)
     await page.getByRole('button', { name: CONNECT }).click()
     await page.waitForURL(`${app.origin}/callback?**`)
     await page.goBack()
@@ -342,7 +330,7 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
     const ada = await makeMember('Ada')
     const [visitor, stranger] = await Promise.all([visit(), visit()])
     await visitor.page.goto(start(local))
-    await signIn(visitor, ada.email)
+    await signInOn(visitor.page, ada.email)
     await visitor.page.getByText(ada.email).waitFor()
     const response = await stranger.page.goto(visitor.page.url())
     expect(response?.status()).toBe(400)
@@ -361,9 +349,9 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
     const second = await visitor.tab()
     await first.goto(start(local, { state: 'first' }))
     await second.goto(start(local, { state: 'second' }))
-    await signIn({ page: second }, ada.email)
+    await signInOn(second, ada.email)
     await second.getByText(ada.email).waitFor()
-    await signIn({ page: first }, ada.email)
+    await signInOn(first, ada.email)
     await first.getByText(ada.email).waitFor()
     await first.getByRole('button', { name: CONNECT }).click()
     await first.waitForURL(`${app.origin}/callback?**`)
@@ -377,12 +365,12 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
     const [ada, bo] = await Promise.all([makeMember('Ada'), makeMember('Bo')])
     const visitor = await visit()
     await visitor.page.goto(start(local))
-    await signIn(visitor, ada.email)
+    await signInOn(visitor.page, ada.email)
     await visitor.page.getByText(ada.email).waitFor()
     const second = await visitor.tab()
     await second.goto(start(local))
     await second.getByRole('button', { name: 'Not you?' }).click()
-    await signIn({ page: second }, bo.email)
+    await signInOn(second, bo.email)
     await second.getByText(bo.email).waitFor()
     await visitor.page.getByRole('button', { name: CONNECT }).click()
     expect(await heading(visitor)).toBe('This page is no longer open')
@@ -394,7 +382,7 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
     const visitor = await visit()
     const { page } = visitor
     await page.goto(start(local))
-    await signIn(visitor, vic.email)
+    await signInOn(visitor.page, vic.email)
     expect(await page.getByRole('radio', { name: 'platform-ai' }).isDisabled()).toBe(true)
     expect(await page.locator('.choice').textContent()).toContain('Viewers cannot connect apps.')
     expect(await page.getByRole('button', { name: CONNECT }).count()).toBe(0)
@@ -407,7 +395,7 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
     const newcomer = await makePerson('New')
     const visitor = await visit()
     await visitor.page.goto(start(local))
-    await signIn(visitor, newcomer.email)
+    await signInOn(visitor.page, newcomer.email)
     await visitor.page.getByRole('heading', { name: 'You have no workspace to connect it to' }).waitFor()
     expect(await visitor.page.locator('main').textContent()).toContain('Ask an admin of yours for an invitation')
     expect(await visitor.page.getByRole('button', { name: CONNECT }).count()).toBe(0)
@@ -419,7 +407,7 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
     await server.run('workspace create', { organization: globex.id, name: 'platform-ai', owner: ada.email })
     const visitor = await visit()
     await visitor.page.goto(start(local))
-    await signIn(visitor, ada.email)
+    await signInOn(visitor.page, ada.email)
     const choices = await visitor.page.locator('.choice').allInnerTexts()
     expect(choices.filter((text) => text.includes('Globex') || text.includes('Acme'))).toHaveLength(2)
     await visitor.page.getByRole('radio', { name: 'Globex' }).check()
@@ -437,7 +425,7 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
         workspace: world.workspaceId,
       }),
     )
-    await signIn(visitor, ada.email)
+    await signInOn(visitor.page, ada.email)
     const abilities = await visitor.page.locator('.can li').allInnerTexts()
     expect(abilities.map((text) => text.split('\n')[0])).toEqual([
       'See traces',
@@ -456,7 +444,7 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
     const visitor = await visit()
     const { page } = visitor
     await page.goto(start(local, scope))
-    await signIn(visitor, ada.email)
+    await signInOn(visitor.page, ada.email)
     const line = 'You are a member here. Without “Delete traces”, which takes an admin to allow.'
     expect(await page.locator('.choice small').textContent()).toBe(line)
     expect(await page.locator('.can').textContent()).not.toContain('Delete traces')
@@ -479,7 +467,7 @@ describe.skipIf(!hasBrowser())('in a browser', () => {
       const visitor = await visit(options)
       const pkce = makePkce()
       await visitor.page.goto(server.origin + authorizationUrl(client, pkce))
-      await signIn(visitor, ada.email)
+      await signInOn(visitor.page, ada.email)
       await visitor.page.getByRole('button', { name: CONNECT }).click()
       await visitor.page.waitForURL(`${CALLBACK}?**`)
       const tokens = await redeem(server.origin, client, answered(visitor.arrivals).get('code') ?? '', pkce)

@@ -1,10 +1,18 @@
 // The pages of connections in a real browser: what is looked for, who would be cut off, and what somebody approved themselves.
 import { sql } from 'kysely'
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createToken, rotateToken } from '../../src/workspace-tokens/service.ts'
-import { hasBrowser, inspect, launchBrowser, type TestBrowser, type Visitor } from '../support/browser.ts'
+import {
+  hasBrowser,
+  inspect,
+  keepVisitors,
+  launchBrowser,
+  signInOn,
+  type TestBrowser,
+  type Visitor,
+} from '../support/browser.ts'
 import { startServer, type TestServer } from '../support/server.ts'
-import { connect, makeClient, makeWorld, PASSWORD, type World } from '../support/world.ts'
+import { connect, makeClient, makeWorld, type World } from '../support/world.ts'
 
 const HOSTILE = '<img src=x onerror=alert(1)>'
 const LONG = `Quarterly-reconciliation-and-evidence-export_for_the_finance_platform,_running_on_${'shared'.repeat(6)}`
@@ -15,7 +23,7 @@ describe.skipIf(!hasBrowser())('the pages of connections', () => {
   let browser: TestBrowser
   let world: World
   let ids: Record<string, string>
-  const visitors: Visitor[] = []
+  const begin = keepVisitors(() => browser)
 
   beforeAll(async () => {
     ;[server, browser] = await Promise.all([startServer(), launchBrowser()])
@@ -58,12 +66,6 @@ describe.skipIf(!hasBrowser())('the pages of connections', () => {
     await browser?.close()
     await server?.close()
   })
-  afterEach(async () => {
-    const gone = visitors.splice(0)
-    const problems = gone.flatMap((visitor) => visitor.problems)
-    await Promise.all(gone.map((visitor) => visitor.context.close()))
-    expect(problems).toEqual([])
-  })
 
   const lastUsed = (name: string, ago: string, address: string) =>
     sql`insert into connection_versions values
@@ -90,12 +92,9 @@ describe.skipIf(!hasBrowser())('the pages of connections', () => {
 
   /** Signed in, at an address. */
   async function visit(address: string, options: { scripts?: boolean } = {}): Promise<Visitor> {
-    const visitor = await browser.visit(options)
-    visitors.push(visitor)
+    const visitor = await begin(options)
     await visitor.page.goto(address)
-    await visitor.page.getByLabel('Work email').fill(world.email)
-    await visitor.page.getByLabel('Password').fill(PASSWORD)
-    await visitor.page.getByRole('button', { name: 'Sign in' }).click()
+    await signInOn(visitor.page, world.email)
     await visitor.page.waitForURL(address)
     return visitor
   }

@@ -1,7 +1,16 @@
 // The pages of organizations and workspaces in a real browser: by keyboard alone, without scripts, light and dark, wide and
 // narrow, and with names as long as names get.
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
-import { hasBrowser, inspect, launchBrowser, type TestBrowser, tabTo, type Visitor } from '../support/browser.ts'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import {
+  hasBrowser,
+  inspect,
+  keepVisitors,
+  launchBrowser,
+  signInOn,
+  type TestBrowser,
+  tabTo,
+  type Visitor,
+} from '../support/browser.ts'
 import { startServer, type TestServer } from '../support/server.ts'
 import { connect, makeWorld, PASSWORD, type World } from '../support/world.ts'
 
@@ -13,7 +22,7 @@ describe.skipIf(!hasBrowser())('pages of organizations and workspaces', () => {
   let browser: TestBrowser
   let world: World
   let people: Record<'ben' | 'kay' | 'vic' | 'new', { id: string; email: string }>
-  const visitors: Visitor[] = []
+  const begin = keepVisitors(() => browser)
 
   beforeAll(async () => {
     ;[server, browser] = await Promise.all([startServer(), launchBrowser()])
@@ -41,22 +50,11 @@ describe.skipIf(!hasBrowser())('pages of organizations and workspaces', () => {
     await browser?.close()
     await server?.close()
   })
-  afterEach(async () => {
-    const gone = visitors.splice(0)
-    const problems = gone.flatMap((visitor) => visitor.problems)
-    await Promise.all(gone.map((visitor) => visitor.context.close()))
-    expect(problems).toEqual([])
-  })
 
   async function visit(email: string, options: { scripts?: boolean } = {}): Promise<Visitor['page']> {
-    const visitor = await browser.visit(options)
-    visitors.push(visitor)
-    const { page } = visitor
+    const { page } = await begin(options)
     await page.goto(`${server.origin}/sign-in`)
-    await page.getByLabel('Work email').fill(email)
-    await page.getByLabel('Password').fill(PASSWORD)
-    await page.getByRole('button', { name: 'Sign in', exact: true }).click()
-    await page.waitForLoadState()
+    await signInOn(page, email)
     return page
   }
 
@@ -159,12 +157,11 @@ describe.skipIf(!hasBrowser())('pages of organizations and workspaces', () => {
   }, 180_000)
 
   it('the home page and the API reference', async () => {
-    const visitor = await browser.visit()
-    visitors.push(visitor)
-    expect(await look(visitor.page, { home: '/', 'api-reference': '/api/v1/docs' })).toEqual([])
-    await visitor.page.goto(`${server.origin}/api/v1/docs`)
-    await visitor.page.getByRole('link', { name: 'Create a workspace token' }).click()
-    expect(new URL(visitor.page.url()).hash).toBe('#createApiKey')
+    const { page } = await begin()
+    expect(await look(page, { home: '/', 'api-reference': '/api/v1/docs' })).toEqual([])
+    await page.goto(`${server.origin}/api/v1/docs`)
+    await page.getByRole('link', { name: 'Create a workspace token' }).click()
+    expect(new URL(page.url()).hash).toBe('#createApiKey')
   }, 120_000)
 
   it('are done by keyboard alone: a workspace is made, a role changed', async () => {

@@ -1,16 +1,25 @@
 // Signing out everywhere in a real browser: by keyboard alone, without scripts, light and dark, wide and narrow, and with
 // names as long as names get.
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
-import { hasBrowser, inspect, launchBrowser, type TestBrowser, tabTo, type Visitor } from '../support/browser.ts'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import {
+  hasBrowser,
+  inspect,
+  keepVisitors,
+  launchBrowser,
+  signInOn,
+  type TestBrowser,
+  tabTo,
+  type Visitor,
+} from '../support/browser.ts'
 import { startServer, type TestServer } from '../support/server.ts'
-import { connect, makeClient, makeWorld, PASSWORD, type World } from '../support/world.ts'
+import { connect, makeClient, makeWorld, type World } from '../support/world.ts'
 
 const AT = '/account/sign-out-everywhere'
 
 describe.skipIf(!hasBrowser())('signing out everywhere', () => {
   let server: TestServer
   let browser: TestBrowser
-  const visitors: Visitor[] = []
+  const begin = keepVisitors(() => browser)
 
   beforeAll(async () => {
     ;[server, browser] = await Promise.all([startServer(), launchBrowser()])
@@ -19,22 +28,11 @@ describe.skipIf(!hasBrowser())('signing out everywhere', () => {
     await browser?.close()
     await server?.close()
   })
-  afterEach(async () => {
-    const gone = visitors.splice(0)
-    const problems = gone.flatMap((visitor) => visitor.problems)
-    await Promise.all(gone.map((visitor) => visitor.context.close()))
-    expect(problems).toEqual([])
-  })
 
   async function visit(email: string, options: { scripts?: boolean } = {}): Promise<Visitor['page']> {
-    const visitor = await browser.visit(options)
-    visitors.push(visitor)
-    const { page } = visitor
+    const { page } = await begin(options)
     await page.goto(`${server.origin}/sign-in`)
-    await page.getByLabel('Work email').fill(email)
-    await page.getByLabel('Password').fill(PASSWORD)
-    await page.getByRole('button', { name: 'Sign in', exact: true }).click()
-    await page.waitForLoadState()
+    await signInOn(page, email)
     return page
   }
 

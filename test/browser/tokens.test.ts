@@ -1,12 +1,14 @@
 // The pages of tokens in a real browser: light and dark, wide and narrow, by keyboard, with scripts and without.
 import { sql } from 'kysely'
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createToken, cutOver, revokeToken, rotateToken } from '../../src/workspace-tokens/service.ts'
 import {
   focused,
   hasBrowser,
   inspect,
+  keepVisitors,
   launchBrowser,
+  signInOn,
   type TestBrowser,
   tabTo,
   type Visitor,
@@ -22,7 +24,7 @@ describe.skipIf(!hasBrowser())('the pages of tokens', () => {
   let server: TestServer
   let browser: TestBrowser
   let world: World
-  const visitors: Visitor[] = []
+  const begin = keepVisitors(() => browser)
 
   beforeAll(async () => {
     ;[server, browser] = await Promise.all([startServer(), launchBrowser()])
@@ -32,12 +34,6 @@ describe.skipIf(!hasBrowser())('the pages of tokens', () => {
     await browser?.close()
     await server?.close()
   })
-  afterEach(async () => {
-    const gone = visitors.splice(0)
-    const problems = gone.flatMap((visitor) => visitor.problems)
-    await Promise.all(gone.map((visitor) => visitor.context.close()))
-    expect(problems).toEqual([])
-  })
 
   const access = (of = world) => `${server.origin}/workspaces/${of.workspaceId}/access`
   const tokens = (rest: string) => `${server.origin}/workspaces/${world.workspaceId}/tokens${rest}`
@@ -45,12 +41,9 @@ describe.skipIf(!hasBrowser())('the pages of tokens', () => {
 
   /** Signed in, at an address. */
   async function visit(address: string, options?: { scripts?: boolean; email?: string }): Promise<Visitor> {
-    const visitor = await browser.visit(options?.scripts === undefined ? {} : { scripts: options.scripts })
-    visitors.push(visitor)
+    const visitor = await begin(options?.scripts === undefined ? {} : { scripts: options.scripts })
     await visitor.page.goto(address)
-    await visitor.page.getByLabel('Work email').fill(options?.email ?? world.email)
-    await visitor.page.getByLabel('Password').fill(PASSWORD)
-    await visitor.page.getByRole('button', { name: 'Sign in' }).click()
+    await signInOn(visitor.page, options?.email ?? world.email)
     await visitor.page.waitForURL(address)
     return visitor
   }

@@ -1,14 +1,21 @@
 // The tour at /try, walked by a person in a real browser: every step does what its page says.
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { endFamily } from '../../src/connections/service.ts'
-import { hasBrowser, launchBrowser, type TestBrowser, type Visitor } from '../support/browser.ts'
+import {
+  hasBrowser,
+  keepVisitors,
+  launchBrowser,
+  signInOn,
+  type TestBrowser,
+  type Visitor,
+} from '../support/browser.ts'
 import { startServer, type TestServer } from '../support/server.ts'
 
 describe.skipIf(!hasBrowser())('the tour', () => {
   let server: TestServer
   let browser: TestBrowser
   let password: string
-  const visitors: Visitor[] = []
+  const begin = keepVisitors(() => browser)
 
   beforeAll(async () => {
     ;[server, browser] = await Promise.all([startServer({ environment: { LATCHKEY_TOUR: 'on' } }), launchBrowser()])
@@ -18,26 +25,16 @@ describe.skipIf(!hasBrowser())('the tour', () => {
     await browser?.close()
     await server?.close()
   })
-  afterEach(async () => {
-    const gone = visitors.splice(0)
-    const problems = gone.flatMap((visitor) => visitor.problems)
-    await Promise.all(gone.map((visitor) => visitor.context.close()))
-    expect(problems).toEqual([])
-  })
 
   async function visit(scripts = true): Promise<Visitor['page']> {
-    const visitor = await browser.visit({ scripts })
-    visitors.push(visitor)
-    return visitor.page
+    return (await begin({ scripts })).page
   }
 
   const press = (page: Visitor['page'], name: string) => page.getByRole('button', { name, exact: true }).click()
 
   async function connect(page: Visitor['page'], workspace = 'platform-ai'): Promise<void> {
     await press(page, 'Connect Tracepad')
-    await page.getByLabel('Work email').fill('ada@example.com')
-    await page.getByLabel('Password').fill(password)
-    await press(page, 'Sign in')
+    await signInOn(page, 'ada@example.com', password)
     await page.getByRole('radio', { name: workspace }).check()
     await press(page, 'Connect to the chosen workspace')
     await page.getByRole('rowheader', { name: 'workspace_id' }).waitFor()
@@ -108,9 +105,7 @@ describe.skipIf(!hasBrowser())('the tour', () => {
     const page = await visit()
     await page.goto(`${server.origin}/try`)
     await press(page, 'Connect Tracepad')
-    await page.getByLabel('Work email').fill('ada@example.com')
-    await page.getByLabel('Password').fill(password)
-    await press(page, 'Sign in')
+    await signInOn(page, 'ada@example.com', password)
     await press(page, 'Do not connect')
     await page.getByText('You did not connect').waitFor()
     expect(new URL(page.url()).pathname).toBe('/try')

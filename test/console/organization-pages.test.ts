@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { OrganizationId, UserId, WorkspaceId } from '../../src/ids.ts'
+import { createToken } from '../../src/workspace-tokens/service.ts'
 import { startServer, type TestServer } from '../support/server.ts'
 import { formOf, type Page, type UserAgent } from '../support/user-agent.ts'
 import { connect, makeWorld, PASSWORD, post, type World } from '../support/world.ts'
@@ -72,6 +73,15 @@ async function ownWorld() {
 }
 
 const open = (person: Person, path: string): Promise<Page> => person.agent.open(path, HTML)
+/** Addresses of links within an element of a page. */
+const linksIn = (page: Page, element: string) =>
+  [
+    ...(new RegExp(`<${element}[ >].*</${element}>`, 's').exec(page.html)?.[0] ?? '').matchAll(
+      /<a [^>]*href="(\/[^"]*)"/g,
+    ),
+  ].map(([, href]) => href ?? '')
+const tabsOf = (page: Page) =>
+  [...(/<nav class="tabs".*?<\/nav>/s.exec(page.html)?.[0] ?? '').matchAll(/>([^<]+)<\/a>/g)].map(([, text]) => text)
 const title = (page: Page) => /<h1>(.*?)<\/h1>/s.exec(page.html)?.[1]?.replace(/<[^>]*>/g, '') ?? ''
 const alertOf = (page: Page) => /role="alert"[^>]*>(.*?)<\/div>/s.exec(page.html)?.[1]?.replace(/<[^>]*>/g, ' ') ?? ''
 
@@ -177,6 +187,19 @@ describe('who sees which page', () => {
     const page = await open(viewer, `${ws()}/settings/archive`)
     expect(page.status).toBe(403)
     expect(title(page)).toBe('Your role does not allow this')
+  })
+
+  it.each([
+    ['viewer', ['Members', 'Settings']],
+    ['member', ['Access', 'Members', 'Settings']],
+  ])('a %s gets to every page that is a link on the way in', async (role, tabs) => {
+    const person = await visitor({ workspace: role })
+    const overview = await open(person, org())
+    expect(linksIn(overview, 'main')).toContain(ws())
+    const page = await open(person, ws())
+    expect([page.status, tabsOf(page)]).toEqual([200, tabs])
+    for (const href of [...linksIn(page, 'main'), ...linksIn(page, 'header')])
+      expect([href, (await open(person, href)).status]).toEqual([href, 200])
   })
 })
 
@@ -469,6 +492,33 @@ describe('people of an organization', () => {
     expect((await open(await signedIn(ben), `/organizations/${own.organizationId}`)).status).toBe(404)
     expect((await open(own, path)).status).toBe(404)
   })
+
+  it('removing somebody counts the tokens that they made and that still work', async () => {
+    const own = await ownWorld()
+    const left = await makePerson()
+    await server.run('member add', { user: left.email, organization: own.organizationId, role: 'member' })
+    for (const workspaceId of [own.workspaceId, own.otherWorkspaceId])
+      await createToken(server.app, {
+        owner: { workspaceId },
+        label: 'runner',
+        environment: 'production',
+        permissions: ['read'],
+        resources: null,
+        ipAllowList: null,
+        expiry: null,
+        authority: { kind: 'operator' },
+        request: { traceId: 'test' },
+      })
+    await server.db
+      .updateTable('token_lines')
+      .set({ user_id: left.id })
+      .where('organization_id', '=', own.organizationId)
+      .execute()
+    const path = `/organizations/${own.organizationId}/people/${left.id}/remove`
+    expect((await open(own, path)).html).toContain('2 tokens that they made')
+    await send(own, `/workspaces/${own.otherWorkspaceId}/settings/archive`, { name: 'research' })
+    expect((await open(own, path)).html).toContain('1 token that they made')
+  })
 })
 
 describe('members of a workspace', () => {
@@ -661,6 +711,7 @@ describe('the API reference', () => {
     expect(new Set(ids).size).toBe(ids.length)
     for (const [, target] of page.html.matchAll(/href="#([^"]+)"/g)) expect(ids).toContain(target)
     expect(page.html).not.toMatch(/undefined|\[object/)
+    expect(page.html).not.toMatch(/curl [^<]*\{\w+\}/) // every id in an address has an example
     expect((await agent.request('/api/v1/docs', { method: 'POST' })).status).toBe(405)
   })
 })

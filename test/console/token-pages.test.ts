@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { sql } from 'kysely'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { digestOf } from '../../src/crypto/secret.ts'
+import type { WorkspaceId } from '../../src/ids.ts'
 import { transact } from '../../src/store/database.ts'
 import { putPolicy } from '../../src/workspace-tokens/store.ts'
 import { startServer, type TestServer } from '../support/server.ts'
@@ -190,7 +191,7 @@ describe('creating a token', () => {
     const other = `/workspaces/${world.otherWorkspaceId}/tokens/new`
     const put = (policy: { tokensForbidden?: boolean }) =>
       transact(server.db, (trx) =>
-        putPolicy(trx, world.otherWorkspaceId as `ws_${string}`, {
+        putPolicy(trx, world.otherWorkspaceId as WorkspaceId, {
           tokensForbidden: false,
           expiryRequired: true,
           maxAgeDays: 30,
@@ -470,6 +471,55 @@ describe('rotating', () => {
     const at = `${new Date(Date.now() + 86_400_000).toISOString().slice(0, 11)}06:00`
     await post(ada, next, '/rotate', { cutover: 'at', at, expiry: 'same', prefix: 'LATCHKEY' })
     expect((await ada.open(tokens(`/${made.id}`))).html).toContain('v2 stops by itself on')
+  })
+
+  it('chooses first what the policy allows: as before, or the longest life there is', async () => {
+    const own = await makeWorld(server)
+    const agent = await signedIn(own.email)
+    const base = `/workspaces/${own.workspaceId}/tokens`
+    const make = async (expiry: string) =>
+      idOf(await post(agent, await agent.open(`${base}/new`), '/new', { ...GOOD, label: newLabel(), expiry }))
+    const rotate = async (id: string) => {
+      const page = await agent.open(`${base}/${id}/rotate`)
+      const choices = [...page.html.matchAll(/<input[^>]*name="expiry" value="([^"]*)"[^>]*>/g)]
+      const expiry = choices.find(([input]) => / checked/.test(input))?.[1] ?? 'none is chosen'
+      const answer = await post(agent, page, '/rotate', { cutover: 'manual', expiry, prefix: 'LATCHKEY' })
+      return { offered: choices.map(([, value]) => value), expiry, status: answer.status }
+    }
+    const long = await make('90d')
+    await transact(server.db, (trx) =>
+      putPolicy(trx, own.workspaceId as WorkspaceId, {
+        tokensForbidden: false,
+        expiryRequired: false,
+        maxAgeDays: 30,
+        environments: null,
+      }),
+    )
+    const longest = ['1h', '1d', '7d', '30d']
+    expect(await rotate(long)).toEqual({ offered: longest, expiry: '30d', status: 200 })
+    expect(await rotate(await make('30d'))).toEqual({ offered: ['same', ...longest], expiry: 'same', status: 200 })
+  })
+
+  it('says when the older version stops by itself, also some time after the first use', async () => {
+    const operator = await server.run('organization-key create', {
+      organization: world.organizationId,
+      label: newLabel(),
+      permissions: ['read', 'manage'],
+    })
+    const planAfter = async (after_seconds: number) => {
+      const { id } = await create()
+      const answer = await fetch(`${server.origin}/api/v1/workspaces/${world.workspaceId}/api-keys/${id}/rotate`, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${operator.key}`, 'content-type': 'application/json' },
+        body: JSON.stringify({ cutover: 'on_first_use', after_seconds }),
+      })
+      expect(answer.status).toBe(201)
+      return /v1 stops by itself[^.]*\./.exec((await ada.open(tokens(`/${id}`))).html)?.[0]
+    }
+    expect(await planAfter(0)).toBe('v1 stops by itself when v2 is first used.')
+    expect(await planAfter(5_400)).toBe('v1 stops by itself 90 minutes after v2 is first used.')
+    expect(await planAfter(86_400)).toBe('v1 stops by itself 1 day after v2 is first used.')
+    expect(await planAfter(1)).toBe('v1 stops by itself 1 second after v2 is first used.')
   })
 
   it('does not cut over to another version than the button named', async () => {

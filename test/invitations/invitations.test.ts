@@ -1,7 +1,10 @@
 // Invitations (threats G-09, G-10, G-12): one person, once, for a week, from somebody who can.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import type { InvitationId, KeyId, UserId } from '../../src/ids.ts'
+import { accept } from '../../src/invitations/service.ts'
+import { hasStores } from '../support/databases.ts'
 import { startServer, type TestServer } from '../support/server.ts'
-import type { UserAgent } from '../support/user-agent.ts'
+import type { Page, UserAgent } from '../support/user-agent.ts'
 import { makeWorld, PASSWORD, type World } from '../support/world.ts'
 
 let server: TestServer
@@ -24,8 +27,8 @@ async function makeKey(label: string): Promise<string> {
   return String(made.key)
 }
 
-async function call(method: string, path: string, body?: object, credential = key) {
-  const response = await fetch(`${server.origin}/api/v1${path}`, {
+async function call(method: string, path: string, body?: object, credential = key, origin = server.origin) {
+  const response = await fetch(`${origin}/api/v1${path}`, {
     method,
     headers: { authorization: `Bearer ${credential}`, 'content-type': 'application/json' },
     ...(body === undefined ? {} : { body: JSON.stringify(body) }),
@@ -33,6 +36,9 @@ async function call(method: string, path: string, body?: object, credential = ke
   const text = await response.text()
   return { status: response.status, text, body: text === '' ? {} : JSON.parse(text) }
 }
+
+/** Where a member arrives. */
+const accessPage = () => new URL(`/workspaces/${world.workspaceId}/access`, server.origin)
 
 let people = 0
 const newAddress = () => `guest-${++people}@example.com`
@@ -61,13 +67,42 @@ describe('an invitation', () => {
     const { email, link } = await inviteGuest({ role: 'viewer' })
     const agent = server.userAgent()
     const arrived = await join(link, agent)
-    expect(arrived.url.pathname).toBe(`/workspaces/${world.workspaceId}/access`)
+    expect([arrived.status, arrived.url.pathname]).toEqual([200, `/workspaces/${world.workspaceId}/members`])
     expect(await members()).toContainEqual(expect.objectContaining({ email, role: 'viewer' }))
     const events = await server.db.selectFrom('audit_events').select(['event', 'detail']).execute()
     expect(events.map(({ event }) => event)).toEqual(
       expect.arrayContaining(['invitation.created', 'user.created', 'member.added']),
     )
     expect(JSON.stringify(events)).not.toContain(email)
+  })
+
+  it('says beside each field what is wrong with it, keeps what was typed, and can be used then', async () => {
+    const { link } = await inviteGuest()
+    const agent = server.userAgent()
+    const problemOf = (page: Page, id: string) => new RegExp(`id="${id}-error"[^>]*><bdi>([^<]+)<`).exec(page.html)?.[1]
+    const long = 'x'.repeat(121)
+    const nameless = await agent.submit(await agent.open(link), '/join', { name: long, password: PASSWORD })
+    expect([nameless.status, problemOf(nameless, 'name'), problemOf(nameless, 'password')]).toEqual([
+      400,
+      'Tell us your name, in up to 120 characters.',
+      undefined,
+    ])
+    expect(nameless.html).toContain(`value="${long}"`)
+    const short = await agent.submit(nameless, '/join', { name: 'Guest', password: 'short' })
+    expect([short.status, problemOf(short, 'name')]).toEqual([400, undefined])
+    expect(problemOf(short, 'password')).toMatch(/character/)
+    expect(short.html).toContain('value="Guest"')
+    expect(short.html).not.toContain('value="short"')
+    expect((await agent.submit(short, '/join', { name: 'Guest', password: PASSWORD })).url).toEqual(accessPage())
+  })
+
+  it('says so to somebody who has an account by now', async () => {
+    const { email, link } = await inviteGuest()
+    const agent = server.userAgent()
+    const page = await agent.open(link)
+    await server.run('user create', { email, name: 'Guest', password: PASSWORD })
+    const refused = await agent.submit(page, '/join', { name: 'Guest', password: PASSWORD })
+    expect([refused.status, refused.html]).toEqual([409, expect.stringContaining('Sign in with it to join')])
   })
 
   it('lets a person with an account in once they are signed in, and nobody else', async () => {
@@ -127,7 +162,7 @@ describe('an invitation', () => {
     await server.db
       .updateTable('invitations')
       .set({ expires_at: new Date(Date.now() - 1000) })
-      .where('id', '=', third.id as `inv_${string}`)
+      .where('id', '=', third.id as InvitationId)
       .execute()
     expect((await agent.submit(page, '/join', { name: 'Guest', password: PASSWORD })).status).toBe(404)
     expect((await members()).some((member) => member.email === third.email)).toBe(false)
@@ -142,6 +177,63 @@ describe('an invitation', () => {
     expect((await call('DELETE', `/organizations/${world.organizationId}/api-keys/${id}`)).status).toBe(204)
     expect((await join(new URL(made.body.link))).status).toBe(404)
     expect((await members()).some((member) => member.email === email)).toBe(false)
+  })
+
+  it('is worth nothing while the person who sent it is suspended', async () => {
+    const sender = await makeAdmin()
+    const [first, second] = [await inviteAs(sender.agent), await inviteAs(sender.agent)]
+    await server.run('user suspend', { user: sender.email })
+    expect((await join(first.link)).status).toBe(404)
+    expect((await members()).some((member) => member.email === first.email)).toBe(false)
+    await server.run('user restore', { user: sender.email })
+    expect(await join(second.link)).toMatchObject({ status: 200, url: accessPage() })
+  })
+
+  it('lets nobody in who is suspended', async () => {
+    const email = newAddress()
+    const guest = await server.run('user create', { email, name: 'Guest', password: PASSWORD })
+    const { link } = await inviteGuest({ email })
+    const secret = link.pathname.split('/').at(-1) ?? ''
+    const accepting = () => accept(server.db, { secret, userId: guest.id as UserId, request: { traceId: 'test' } })
+    await server.run('user suspend', { user: email })
+    await expect(accepting()).rejects.toMatchObject({ code: 'not_found' })
+    expect((await members()).some((member) => member.email === email)).toBe(false)
+    await server.run('user restore', { user: email })
+    await accepting()
+    expect((await members()).some((member) => member.email === email)).toBe(true)
+  })
+
+  it('outlives the rotation of the key that sent it, and not the end of that key', async () => {
+    const sender = await makeKey('rotated')
+    const path = `/organizations/${world.organizationId}/api-keys`
+    const keys = (await call('GET', path)).body
+    const id = keys.find((candidate: { label: string }) => candidate.label === 'rotated')?.id as KeyId
+    const invited = async () => {
+      const made = await call('POST', `/workspaces/${world.workspaceId}/invitations`, { email: newAddress() }, sender)
+      expect(made.status).toBe(201)
+      return new URL(made.body.link)
+    }
+    const [first, second] = [await invited(), await invited()]
+    expect((await call('POST', `${path}/${id}/rotate`, {})).status).toBe(201)
+    expect((await call('POST', `${path}/${id}/cutover`, {})).status).toBe(200)
+    expect(await join(first)).toMatchObject({ status: 200, url: accessPage() })
+    await server.db
+      .updateTable('token_versions')
+      .set({ expires_at: new Date(Date.now() - 1_000) })
+      .where('token_id', '=', id)
+      .execute()
+    expect((await join(second)).status).toBe(404)
+  })
+
+  it('records that somebody was added only where somebody was', async () => {
+    const { email, link } = await inviteGuest({ role: 'viewer' })
+    await join(link)
+    const again = await inviteGuest({ email, role: 'admin' })
+    const guest = server.userAgent()
+    await signIn(guest, email)
+    await guest.submit(await guest.open(again.link), '/accept', {})
+    expect(await members()).toContainEqual(expect.objectContaining({ email, role: 'viewer' }))
+    expect(await eventsOf(again.id)).toEqual(['invitation.created', 'invitation.accepted'])
   })
 
   it('shows its link once: no list, row or log line holds it', async () => {
@@ -176,6 +268,55 @@ describe('an invitation', () => {
     expect(answer).toMatchObject({ status: 403, body: { code: 'role_too_low' } })
   })
 })
+
+describe.runIf(hasStores())('invitations on PostgreSQL', () => {
+  it.each([
+    ['a workspace', (own: World) => `/workspaces/${own.workspaceId}/invitations`],
+    ['an organization', (own: World) => `/organizations/${own.organizationId}/invitations`],
+  ])('of one address to %s, eight at once: each is made, and one is open', async (_, pathIn) => {
+    const stores = await startServer({ backend: 'stores' })
+    try {
+      const own = await makeWorld(stores)
+      const made = await stores.run('organization-key create', {
+        organization: own.organizationId,
+        label: 'provisioning',
+        permissions: ['read', 'manage'],
+      })
+      const inviting = () => call('POST', pathIn(own), { email: 'guest@example.com' }, String(made.key), stores.origin)
+      const answers = await Promise.all(Array.from({ length: 8 }, inviting))
+      expect(answers.map(({ status }) => status)).toEqual(Array.from({ length: 8 }, () => 201))
+      expect((await call('GET', pathIn(own), undefined, String(made.key), stores.origin)).body).toHaveLength(1)
+    } finally {
+      await stores.close()
+    }
+  })
+})
+
+/** Somebody who is an admin of the workspace, signed in. */
+async function makeAdmin(): Promise<{ email: string; agent: UserAgent }> {
+  const email = newAddress()
+  await server.run('user create', { email, name: 'Sender', password: PASSWORD })
+  await server.run('member add', { user: email, workspace: world.workspaceId, role: 'admin' })
+  const agent = server.userAgent()
+  await signIn(agent, email)
+  return { email, agent }
+}
+
+/** From the page, as a person does. */
+async function inviteAs(agent: UserAgent): Promise<{ email: string; link: URL }> {
+  const email = newAddress()
+  const page = await agent.open(`/workspaces/${world.workspaceId}/members/invite`)
+  const shown = await agent.submit(page, '/invite', { email, role: 'member' })
+  const link = /\/invitations\/[\w-]{43}/.exec(shown.html)?.[0]
+  if (link === undefined) throw new Error(`no link: ${shown.status}`)
+  return { email, link: new URL(link, server.origin) }
+}
+
+/** What the log says of one invitation, oldest first. */
+async function eventsOf(id: string): Promise<string[]> {
+  const rows = await server.db.selectFrom('audit_events').select(['event', 'detail']).orderBy('id').execute()
+  return rows.filter(({ detail }) => JSON.stringify(detail).includes(id)).map(({ event }) => event)
+}
 
 async function signIn(agent: UserAgent, email: string): Promise<void> {
   await agent.submit(await agent.open('/sign-in'), '/sign-in?return_to=%2F', { email, password: PASSWORD })

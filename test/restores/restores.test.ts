@@ -1,6 +1,7 @@
 // A database that comes back from a backup: nobody is answered before what had ended since has ended again.
 import { appendFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { createSealer } from '../../src/audit/sealer.ts'
 import { readConfig } from '../../src/config.ts'
 import type { OpenedDatabase } from '../../src/store/database.ts'
 import {
@@ -92,6 +93,9 @@ describe.each(BACKENDS)('a restored database on %s', (backend) => {
     await losing(async () => {
       await revoke(`${keys}/${revoked.id}`)
       await revoke(`${keys}/${single.id}/versions/v1`)
+      const sealer = createSealer({ ...server.app, onError: (error) => expect.unreachable(error.message) })
+      await sealer.seal()
+      await sealer.checkpoint()
     })
 
     expect(await readiness()).toMatchObject({ status: 503, body: { waiting_for: ['restore-check'] } })
@@ -115,6 +119,11 @@ describe.each(BACKENDS)('a restored database on %s', (backend) => {
       .where('event', '=', 'chain.restored')
       .executeTakeFirst()
     expect(record).toMatchObject({ actor_kind: 'operator', detail: { revocations: 2, tokens: 2 } })
+
+    expect(await server.run('audit verify', {})).toMatchObject({
+      ok: true,
+      notes: [expect.stringContaining('set back')],
+    })
 
     await stop()
     await start()

@@ -124,6 +124,10 @@ describe('uses', () => {
     await uses.flush()
     expect(await recordsOf('token.reuse_detected')).toMatchObject([{ detail: { count: 1_000, reason: 'revoked' } }])
     expect(await version()).toMatchObject({ refused_count: 1_000, refused_address: '192.0.2.9' })
+    // Whoever calls itself something else each time fills no log either.
+    for (let count = 0; count < 1_000; count++) uses.refused({ ...refusal(), agent: `agent ${count}` })
+    await uses.flush()
+    expect(await recordsOf('token.reuse_detected')).toMatchObject([{}, { detail: { count: 1_000 } }])
     expect((await version()).last_used_at).toBeNull()
   })
 

@@ -74,6 +74,7 @@ describe('a webhook', () => {
   let asked: IncomingMessage[]
   let status: number
   let type: string
+  let endless: boolean
   beforeAll(async () => {
     const port = await freePort()
     url = `http://127.0.0.1:${port}/sink`
@@ -84,7 +85,9 @@ describe('a webhook', () => {
         kept.push(...(await text(request)).split('\n').filter(Boolean))
         return void response.writeHead(204).end()
       }
-      response.writeHead(200, { 'content-type': type }).end(`${kept.join('\n')}\n`)
+      response.writeHead(200, { 'content-type': type })
+      if (endless) response.write('{"seq":1}\n'.repeat(10_000))
+      else response.end(`${kept.join('\n')}\n`)
     }).listen(port, '127.0.0.1')
   })
   afterAll(() => new Promise((resolve) => server.close(resolve)))
@@ -92,6 +95,7 @@ describe('a webhook', () => {
     kept = []
     asked = []
     status = 200
+    endless = false
     type = 'application/x-ndjson'
   })
 
@@ -104,6 +108,16 @@ describe('a webhook', () => {
       ['POST', '/sink', 'Bearer a-token-of-its-own'],
       ['GET', '/sink?after=1', 'Bearer a-token-of-its-own'],
     ])
+  })
+
+  it('is left when enough was read, also in the middle of an endless answer', async () => {
+    endless = true
+    const closed = new Promise((resolve) => server.once('request', (_, response) => response.once('close', resolve)))
+    for await (const line of webhook().read(1)) {
+      expect(line).toBe('{"seq":1}')
+      break
+    }
+    await closed
   })
 
   it('that answers with something else than lines cannot be read', async () => {

@@ -1,18 +1,15 @@
 // Connections that end: how long an API elsewhere takes to hear of it, and hundreds of rounds of issuing against ending.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import {
-  type ConnectionWorld,
+  type ConnectionScene,
   cutApiOff,
-  makeConnectionWorld,
   RACES,
   raceApiCalls,
   raceIssuance,
+  startConnectionScene,
 } from '../support/connection-races.ts'
 import { hasStores } from '../support/databases.ts'
-import { type FaultProxy, startFaultProxy } from '../support/fault-proxy.ts'
-import { type Cluster, failuresOf, startCluster } from '../support/processes.ts'
-import { type SampleApi, startSampleApi } from '../support/sample-apis.ts'
-import { freePort } from '../support/server.ts'
+import { failuresOf } from '../support/processes.ts'
 import { percentiles } from '../support/token-races.ts'
 
 const ENDINGS = 200
@@ -21,29 +18,16 @@ const P99_MS = 250
 const MOST_MS = 1_000
 
 describe.skipIf(!hasStores())('connections on two processes, round after round', () => {
-  let gate: FaultProxy
-  let cluster: Cluster
-  let world: ConnectionWorld
-  let api: SampleApi
+  let scene: ConnectionScene
   beforeAll(async () => {
-    const port = await freePort()
-    gate = await startFaultProxy(port, 'plain')
-    cluster = await startCluster({ port, issuer: `http://localhost:${gate.port}` })
-    world = await makeConnectionWorld(cluster)
-    api = await startSampleApi(world.tokens, world.tokens.target.issuer)
-    await api.untilLive()
+    scene = await startConnectionScene()
   })
-  afterAll(async () => {
-    await api?.stop()
-    await world?.verifiers.close()
-    await cluster?.close()
-    await gate?.close()
-  })
+  afterAll(() => scene?.close())
 
   it(`${ENDINGS} connections end while an API is called: it refuses within ${P99_MS} ms (p99), ${MOST_MS} ms at most`, async ({
     annotate,
   }) => {
-    const endings = await raceApiCalls(world, api, ENDINGS)
+    const endings = await raceApiCalls(scene.world, scene.api, ENDINGS)
     const lags = endings.map(({ lagMs }) => lagMs).toSorted((a, b) => a - b)
     await annotate(`from the answer to the first refusal: ${percentiles(lags)}`)
     await annotate(`the revocation: ${percentiles(endings.map(({ tookMs }) => tookMs))}`)
@@ -55,7 +39,8 @@ describe.skipIf(!hasStores())('connections on two processes, round after round',
     'an API whose way to the server is %s, ten times: accepts nothing a second later, and finds back',
     async (how, { annotate }) => {
       const saidAfterMs: number[] = []
-      for (let round = 0; round < 10; round++) saidAfterMs.push(await cutApiOff(world, api, gate, how))
+      for (let round = 0; round < 10; round++)
+        saidAfterMs.push(await cutApiOff(scene.world, scene.api, scene.gate, how))
       await annotate(`from the fault to the first 503: ${percentiles(saidAfterMs)}`)
     },
   )
@@ -63,13 +48,13 @@ describe.skipIf(!hasStores())('connections on two processes, round after round',
   it.for(Object.keys(RACES) as Array<keyof typeof RACES>)(
     `${ROUNDS} times %s against an end: nothing that was issued is accepted anywhere`,
     async (name, { annotate }) => {
-      const counts = await raceIssuance(world, name, ROUNDS)
+      const counts = await raceIssuance(scene.world, name, ROUNDS)
       await annotate(`what met the end was answered: ${JSON.stringify(counts)}`)
       expect(Object.keys(counts).length).toBeGreaterThan(1) // or nothing met it
     },
   )
 
   it('no race was a failure of ours: nothing was logged as one', async () => {
-    expect(await failuresOf(cluster)).toEqual([])
+    expect(await failuresOf(scene.world.cluster)).toEqual([])
   })
 })

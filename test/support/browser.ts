@@ -4,6 +4,8 @@ import { createServer } from 'node:http'
 import { join } from 'node:path'
 import axe from 'axe-core'
 import { type Browser, type BrowserContext, chromium, type Page } from 'playwright-core'
+import { afterEach, expect } from 'vitest'
+import { PASSWORD } from './world.ts'
 
 const USUAL_PATHS = [
   '/usr/bin/chromium',
@@ -71,6 +73,35 @@ export async function launchBrowser(): Promise<TestBrowser> {
   if (executablePath === undefined) throw new Error('there is no browser: guard the test with hasBrowser')
   const browser = await chromium.launch({ executablePath, args: ARGUMENTS, headless: true })
   return { visit: (options) => startVisit(browser, options), close: () => browser.close() }
+}
+
+/**
+ * Visitors of a file's tests: each is closed after the test that it was for, and that test fails where one met a problem.
+ *
+ * @param browser asked at each visit: it is not there yet when this is called
+ * @returns what begins a visit
+ */
+export function keepVisitors(browser: () => TestBrowser): TestBrowser['visit'] {
+  const visitors: Visitor[] = []
+  afterEach(async () => {
+    const gone = visitors.splice(0)
+    const problems = gone.flatMap((visitor) => visitor.problems)
+    await Promise.all(gone.map((visitor) => visitor.context.close()))
+    expect(problems).toEqual([])
+  })
+  return async (options) => {
+    const visitor = await browser().visit(options)
+    visitors.push(visitor)
+    return visitor
+  }
+}
+
+/** Fills in the sign-in page that is open, and sends it. */
+export async function signInOn(page: Page, email: string, password = PASSWORD): Promise<void> {
+  await page.getByLabel('Work email').fill(email)
+  await page.getByLabel('Password').fill(password)
+  await page.getByRole('button', { name: 'Sign in', exact: true }).click()
+  await page.waitForLoadState()
 }
 
 async function startVisit(browser: Browser, options: VisitOptions = {}): Promise<Visitor> {

@@ -2,10 +2,20 @@
 // of rounds.
 import { decodeJwt } from 'jose'
 import { expect } from 'vitest'
-import type { FaultProxy } from './fault-proxy.ts'
-import { type Answer, type Cluster, patiently, postTo, redeemAt, refreshAt, type Target } from './processes.ts'
+import { type FaultProxy, startFaultProxy } from './fault-proxy.ts'
+import {
+  type Answer,
+  type Cluster,
+  patiently,
+  postTo,
+  redeemAt,
+  refreshAt,
+  startCluster,
+  type Target,
+} from './processes.ts'
 import { at } from './races.ts'
-import { atSampleApi, openVerifiers, type SampleApi, type Verifiers } from './sample-apis.ts'
+import { atSampleApi, openVerifiers, type SampleApi, startSampleApi, type Verifiers } from './sample-apis.ts'
+import { freePort } from './server.ts'
 import {
   call,
   exchangeAt,
@@ -35,6 +45,34 @@ export interface ConnectionWorld {
   /** A member of the workspace, in a browser where they are signed in. */
   person: World
   agent: UserAgent
+}
+
+/** Two processes, the first one behind a proxy that can be cut, and an API elsewhere that has the verifier. */
+export interface ConnectionScene {
+  gate: FaultProxy
+  world: ConnectionWorld
+  api: SampleApi
+  close(): Promise<void>
+}
+
+export async function startConnectionScene(): Promise<ConnectionScene> {
+  const port = await freePort()
+  const gate = await startFaultProxy(port, 'plain')
+  const cluster = await startCluster({ port, issuer: `http://localhost:${gate.port}` })
+  const world = await makeConnectionWorld(cluster)
+  const api = await startSampleApi(world.tokens, world.tokens.target.issuer)
+  await api.untilLive()
+  return {
+    gate,
+    world,
+    api,
+    async close() {
+      await api.stop()
+      await world.verifiers.close()
+      await cluster.close()
+      await gate.close()
+    },
+  }
 }
 
 export async function makeConnectionWorld(cluster: Cluster): Promise<ConnectionWorld> {

@@ -271,7 +271,9 @@ export function send(
         })
       },
     )
-    outgoing.on('timeout', () => outgoing.destroy(new Error(`no answer within ${REQUEST_MS} ms`)))
+    outgoing.on('timeout', () =>
+      outgoing.destroy(new Error(`no answer to ${init.path} at ${target.port} within ${REQUEST_MS} ms`)),
+    )
     outgoing.on('error', reject)
     outgoing.end(init.body)
   })

@@ -1,5 +1,5 @@
 // A server for tests: the whole application on a port of its own, with people, workspaces, an API and clients to use.
-import { randomBytes } from 'node:crypto'
+import { randomBytes, randomInt } from 'node:crypto'
 import { createServer } from 'node:http'
 import { inject } from 'vitest'
 import { type App, createApp } from '../../src/app.ts'
@@ -76,11 +76,24 @@ export async function startOn(config: ReturnType<typeof readConfig>, opened: Ope
   }
 }
 
+/** Below those that systems hand out by themselves: between here and its use nobody else is given it. */
+const PORTS = { from: 10_240, count: 22_000 }
+const WORKERS = 2
+let nextPort = randomInt(PORTS.count / WORKERS)
+
+/** A port that a server can be told to listen on, here or in another process. */
 export async function freePort(): Promise<number> {
+  for (;;) {
+    const place = nextPort++ % (PORTS.count / WORKERS)
+    const port = PORTS.from + place * WORKERS + (Number(process.env.VITEST_POOL_ID ?? 0) % WORKERS)
+    if (await isFree(port)) return port
+  }
+}
+
+async function isFree(port: number): Promise<boolean> {
   const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const address = server.address()
-  await new Promise((resolve) => server.close(resolve))
-  if (address === null || typeof address === 'string') throw new Error('no port')
-  return address.port
+  return new Promise((resolve) => {
+    server.once('error', () => resolve(false))
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)))
+  })
 }

@@ -3,6 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { connect, createServer, type Socket } from 'node:net'
 import { expect } from 'vitest'
 import type { KeyId } from '../../src/ids.ts'
+import { ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE } from './api.ts'
 import { type Answer, type Cluster, patiently, postTo, type ServerProcess, send, type Target } from './processes.ts'
 import { at } from './races.ts'
 import type { TestServer } from './server.ts'
@@ -10,9 +11,6 @@ import { mayBeBusy } from './times.ts'
 import { makeWorld, type TestClient, type World } from './world.ts'
 
 export { untilReady } from './processes.ts'
-
-export const EXCHANGE = 'urn:ietf:params:oauth:grant-type:token-exchange'
-const ACCESS_TOKEN = 'urn:ietf:params:oauth:token-type:access_token'
 
 export interface MadeToken {
   id: KeyId
@@ -160,9 +158,9 @@ export async function exchangeAt(
       method: 'POST',
       headers: { 'content-type': 'application/x-www-form-urlencoded' },
       body: new URLSearchParams({
-        grant_type: EXCHANGE,
+        grant_type: TOKEN_EXCHANGE,
         subject_token: value,
-        subject_token_type: ACCESS_TOKEN,
+        subject_token_type: ACCESS_TOKEN_TYPE,
         ...more,
       }).toString(),
     }),

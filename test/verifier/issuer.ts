@@ -3,7 +3,7 @@
 import { randomBytes } from 'node:crypto'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { exportJWK, generateKeyPair, type JWK, SignJWT } from 'jose'
-import { expect } from 'vitest'
+import { afterEach, beforeEach, expect, vi } from 'vitest'
 import { newToken } from '../../src/crypto/token-value.ts'
 import { createVerifier, type Verifier, VerifierError, type VerifierOptions } from '../../src/verifier/index.ts'
 import { type FeedEntry, type FeedMessage, hashSubject } from '../../src/verifier/wire.ts'
@@ -232,6 +232,47 @@ export function openVerifier(issuer: ScriptedIssuer, more: Partial<VerifierOptio
     clientSecret: 'secret',
     ...more,
   })
+}
+
+/** For a test file: an issuer of its own for each test, and verifiers that are closed after it. */
+export function useIssuer() {
+  let issuer: ScriptedIssuer
+  const verifiers: Verifier[] = []
+  beforeEach(async () => {
+    issuer = await startIssuer()
+  })
+  afterEach(async () => {
+    vi.useRealTimers()
+    vi.restoreAllMocks()
+    await Promise.all(verifiers.splice(0).map((verify) => verify.close()))
+    await issuer.close()
+  })
+  const begin = (more: Partial<VerifierOptions> = {}) => {
+    const verify = openVerifier(issuer, more)
+    verifiers.push(verify)
+    return verify
+  }
+  return {
+    get issuer() {
+      return issuer
+    },
+    /** One that may not be ready yet. */
+    begin,
+    async open(more: Partial<VerifierOptions> = {}): Promise<Verifier> {
+      const verify = begin(more)
+      await verify.ready()
+      return verify
+    },
+    /** The issuer's clock and both of ours go on. */
+    async waitLong(verify: Verifier, ms: number): Promise<void> {
+      const [wall, monotonic] = [Date.now, performance.now.bind(performance)]
+      vi.restoreAllMocks()
+      vi.spyOn(Date, 'now').mockImplementation(() => wall.call(Date) + ms)
+      vi.spyOn(performance, 'now').mockImplementation(() => monotonic() + ms)
+      issuer.shiftMs += ms
+      await becomesLive(verify)
+    },
+  }
 }
 
 /** 200, or the status and reason of the refusal. */
