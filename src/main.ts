@@ -103,7 +103,7 @@ run(
   'Sign a person out everywhere: browser sessions end, and their connections sign new tokens.',
   (_options, [who]) => ({ user: who }),
 )
-run(user, 'suspend <user>', 'Suspend a person: sessions and tokens of theirs end at once.', (_options, [who]) => ({
+run(user, 'suspend <user>', 'Suspend a person: their sessions and connections end at once.', (_options, [who]) => ({
   user: who,
 }))
 run(user, 'restore <user>', 'Lift a suspension. What was issued before stays dead.', (_options, [who]) => ({

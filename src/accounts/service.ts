@@ -1,6 +1,6 @@
 // People's accounts: made, found, signed in.
 import { type Actor, type RequestInfo, record } from '../audit/service.ts'
-import { signNewTokens } from '../connections/service.ts'
+import { closeAllOf, signNewTokens } from '../connections/service.ts'
 import type { Passwords } from '../crypto/passwords.ts'
 import { digestOf, type Secret } from '../crypto/secret.ts'
 import { AppError } from '../errors.ts'
@@ -150,8 +150,8 @@ export function signOutEverywhere(
 }
 
 /**
- * Suspends a person: their sessions and every JWT of theirs end, everywhere, once this resolves; their connections issue
- * nothing until it is lifted. Tokens that they made are the workspaces' and stay. Doing it twice changes nothing.
+ * Suspends a person: their sessions, their connections and every JWT of theirs end, everywhere, once this resolves, and stay
+ * ended when it is lifted. Tokens that they made are the workspaces' and stay. Doing it twice changes nothing.
  *
  * @throws {AppError} `not_found` for an unknown person
  */
@@ -171,7 +171,10 @@ export function setSuspended(
         request: input.request,
         userId: user.id,
       })
-      if (suspended) await endEverySession(trx, { userId: user.id, reason: 'suspended', request: input.request })
+      if (suspended) {
+        await closeAllOf(trx, revoke, { ...input, userId: user.id, reason: 'suspended' })
+        await endEverySession(trx, { userId: user.id, reason: 'suspended', request: input.request })
+      }
     }
     revoke({ subject: user.id, suspended, ...(suspended ? { notBeforeNow: true } : {}) })
     return { id: user.id, suspended }

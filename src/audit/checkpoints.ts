@@ -39,7 +39,7 @@ export async function writeCheckpoints({ db, sink, signer }: CheckpointDeps): Pr
  * @returns how many chains were set back
  */
 export async function acceptSetBack({ db, sink, signer }: CheckpointDeps): Promise<number> {
-  const { checkpoints } = await readCheckpoints({ sink, signer })
+  const { checkpoints } = await readCheckpoints({ db, sink, signer })
   const setBack: store.Head[] = []
   for (const [chain, hashes] of checkpoints) {
     const head = (await reading(store.findHead(db, chain))) ?? { seq: 0, hash: GENESIS }
@@ -61,7 +61,7 @@ async function signed(signer: SinkSigner, heads: readonly store.Head[], more: { 
 }
 
 /** What was signed and still counts: hashes by chain and seq; and what is worth saying about the rest. */
-export async function readCheckpoints({ sink, signer }: Pick<CheckpointDeps, 'sink' | 'signer'>) {
+export async function readCheckpoints({ db, sink, signer }: CheckpointDeps) {
   const byChain = new Map<string, Checkpoint[]>()
   const notes: string[] = []
   let unsigned = 0
@@ -76,6 +76,11 @@ export async function readCheckpoints({ sink, signer }: Pick<CheckpointDeps, 'si
     if (ofChain === undefined) byChain.set(found.chain, [found])
     else ofChain.push(found)
   }
+  const isKept = ({ chain, seq }: { chain: string; seq: number }) =>
+    byChain.get(chain)?.some((kept) => kept.seq === seq && !kept.restored) === true
+  const gone = (await reading(store.listLastCheckpoints(db))).filter((last) => !isKept(last))
+  if (gone.length > 0)
+    notes.push(`The sink lacks the last checkpoint of ${gone.map(({ chain }) => chain).join(', ')}: it is not whole.`)
   if (unsigned > 0) notes.push(`${unsigned} checkpoints in the sink are signed with no key that is known here.`)
   const checkpoints = new Map<string, Map<number, string>>()
   for (const [chain, all] of byChain) {

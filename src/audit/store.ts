@@ -87,6 +87,13 @@ export async function listUncheckedHeads(executor: Executor): Promise<Head[]> {
   return rows
 }
 
+/** The last checkpoint of each chain that was written to the sink. By the primary key. */
+export async function listLastCheckpoints(executor: Executor): Promise<Array<Pick<Head, 'chain' | 'seq'>>> {
+  const { rows } = await sql<Pick<Head, 'chain' | 'seq'>>`
+    select chain, max(seq)::float8 as seq from audit_checkpoints group by chain order by chain`.execute(executor)
+  return rows
+}
+
 /** Another process may have been first. */
 export async function insertCheckpoint(executor: Executor, head: Head, jws: string): Promise<void> {
   await sql`insert into audit_checkpoints (chain, seq, jws) values (${head.chain}, ${head.seq}, ${jws})

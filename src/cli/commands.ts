@@ -9,6 +9,7 @@ import { presentConnection } from '../connections/schemas.ts'
 import { closeConnection, grantToClient, listConnections } from '../connections/service.ts'
 import { Secret } from '../crypto/secret.ts'
 import { AppError } from '../errors.ts'
+import { nameText } from '../organizations/schemas.ts'
 import {
   addMember,
   createOrganization,
@@ -20,7 +21,7 @@ import {
 } from '../organizations/service.ts'
 import { restoreCheck } from '../restores/service.ts'
 import { refuseEverythingSoFar } from '../revocation/service.ts'
-import { expiryOf, labelText, presentIssued, presentToken } from '../workspace-tokens/schemas.ts'
+import { expiryOf, presentIssued, presentToken } from '../workspace-tokens/schemas.ts'
 import { createToken, listTokens, revokeToken } from '../workspace-tokens/service.ts'
 
 const environment = z.enum(['production', 'staging', 'development'])
@@ -195,7 +196,7 @@ export const COMMANDS = {
   'organization-key create': command({
     input: z.strictObject({
       organization: z.string(),
-      label: labelText,
+      label: nameText,
       permissions: z.array(z.enum(['read', 'manage'])).min(1),
       expires_in: z.int().min(60).optional(),
     }),

@@ -408,6 +408,21 @@ export async function signNewTokens(
 }
 
 /**
+ * All connections of a person are over, and what was issued to them. Part of the transaction of what happened to the person.
+ */
+export async function closeAllOf(
+  trx: Trx,
+  revoke: Revoke,
+  input: { userId: UserId; reason: string; actor: Actor; request: RequestInfo },
+): Promise<void> {
+  for (const connection of await store.lockOpenOfPersonAnywhere(trx, input.userId)) {
+    await store.closeConnection(trx, connection.id, input.reason)
+    await recordEnd(trx, connection, { ...input, event: 'connection.closed', version: connection.version })
+    revoke({ subject: connection.id, closed: true })
+  }
+}
+
+/**
  * A person's role in some workspaces has fallen, or is gone: connections that they can no longer hold are closed, the
  * others sign new tokens from now on, which say what the new role allows. Part of the transaction that changes the role.
  *

@@ -5,10 +5,11 @@ import { AppError } from '../errors.ts'
 import { field, fields } from '../http/forms.ts'
 import type { Repeatable } from '../idempotency/service.ts'
 import { isAtLeast } from '../organizations/rules.ts'
+import { nameText } from '../organizations/schemas.ts'
 import type { ResourceServer } from '../resource-servers/rules.ts'
 import type { Environment, WorkspaceRole } from '../store/tables.ts'
 import type { TokenPolicy } from '../workspace-tokens/rules.ts'
-import { cidr, environmentName, labelText } from '../workspace-tokens/schemas.ts'
+import { cidr, environmentName } from '../workspace-tokens/schemas.ts'
 import type { Cutover, Expiry, NewTokenInput } from '../workspace-tokens/service.ts'
 import { DAY_MS, dayOf, instantOf } from './token-times.ts'
 
@@ -153,7 +154,7 @@ export interface Offered {
 
 /** @returns what a new token is to be, or what is wrong with the fields */
 export function parseCreate(given: CreateFields, offered: Offered): { input: NewTokenInput } | { errors: FieldErrors } {
-  const label = labelText.safeParse(given.label)
+  const label = nameText.safeParse(given.label)
   const environment = environmentName.safeParse(given.environment)
   const permissions = given.permissions.filter((name) => offered.permissions.some((choice) => choice.name === name))
   const expiry = offered.expiries.find(({ value }) => value === given.expiry)

@@ -48,17 +48,28 @@ function countHosts(rawHeaders: readonly string[]): number {
   return count
 }
 
-/** The right-most address that is not one of our proxies: what stands left of it the client may have made up. */
+/** What stands for an address that nobody can tell (RFC 7239 §6.2): it is in no network, and never anybody's own. */
+const UNKNOWN = 'unknown'
+
+/**
+ * The right-most hop that is not one of our proxies: what stands left of it the client may have made up. So one that cannot
+ * be read ends the search, too.
+ */
 function lastUntrusted(
   forwardedFor: string | string[] | undefined,
   peer: string,
   sideOf: (address: string) => Side,
 ): string {
-  const chain = String(forwardedFor ?? '')
-    .split(',')
-    .map((part) => part.trim())
-    .filter((part) => sideOf(part) !== 'nowhere')
-  return chain.reverse().find((address) => sideOf(address) === 'outside') ?? chain.at(-1) ?? peer
+  if (forwardedFor === undefined) return peer
+  const hops = String(forwardedFor).split(',').map(addressIn).reverse()
+  const client = hops.find((hop) => sideOf(hop) !== 'proxy') ?? hops.at(-1) ?? peer
+  return sideOf(client) === 'nowhere' ? UNKNOWN : client
+}
+
+/** Some proxies write a port behind an address, and brackets around one of IPv6. */
+function addressIn(hop: string): string {
+  const text = hop.trim()
+  return /^\[([^\]]*)\](?::\d+)?$/.exec(text)?.[1] ?? /^(\d+(?:\.\d+){3}):\d+$/.exec(text)?.[1] ?? text
 }
 
 /** Where an address stands: one of our proxies, somebody else, or no address at all. */

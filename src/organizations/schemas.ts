@@ -1,20 +1,31 @@
 // Shapes of organizations, workspaces and their members, in and out.
 import { z } from 'zod'
 import { isEmail } from '../accounts/rules.ts'
+import { withoutBearerValues } from '../crypto/token-value.ts'
 import type { Member } from '../members/service.ts'
 import type { OrganizationRole, WorkspaceRole } from '../store/tables.ts'
 import { rfc3339, rfc3339OrNull } from '../times.ts'
 import type { WorkspaceRow } from './service.ts'
 
-/** A text that people give a thing: shown as it is, on one line. */
+/** By mistake, somebody pastes a token where its label goes: what is kept, shown and recorded would hold it for good. */
+const holdsNoSecret = (text: string) => withoutBearerValues(text) === text
+
+/** Fillers that show as nothing, among the letters. */
+const INVISIBLE = /[\p{C}\p{Zl}\p{Zp}\u115f\u1160\u2800\u3164\uffa0]/u
+
+/** A text that people give a thing: shown as it is, on one line, with nothing in it that cannot be seen. */
 export const nameText = z
   .string()
   .trim()
   .min(1)
   .max(120)
-  .refine((text) => text.isWellFormed() && !/[\p{C}\p{Zl}\p{Zp}]/u.test(text), 'must not hold control characters')
+  .refine((text) => text.isWellFormed() && !INVISIBLE.test(text), 'must not hold control or invisible characters')
+  .refine(holdsNoSecret, 'must not hold a token')
 
-export const emailAddress = z.string().max(254).refine(isEmail, 'must be an e-mail address')
+export const emailAddress = z
+  .string()
+  .max(254)
+  .refine((text) => isEmail(text) && holdsNoSecret(text), 'must be an e-mail address')
 
 export const workspaceParams = z.object({
   workspace_id: z.string().meta({ description: 'The workspace', example: 'ws_01kw8m5hc0e9v8p2v6kq1jz3fa' }),

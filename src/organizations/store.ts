@@ -275,11 +275,13 @@ export async function archiveWorkspace(trx: Trx, id: WorkspaceId): Promise<void>
 /** The workspace is locked by now, so that two owners cannot leave at once. Primary key. */
 export async function countOtherOwners(trx: Trx, workspaceId: WorkspaceId, userId: UserId): Promise<number> {
   const { count } = await trx
-    .selectFrom('workspace_members')
+    .selectFrom('workspace_members as m')
+    .innerJoin('users as u', 'u.id', 'm.user_id')
     .select((value) => value.fn.countAll<string>().as('count'))
-    .where('workspace_id', '=', workspaceId)
-    .where('role', '=', 'owner')
-    .where('user_id', '!=', userId)
+    .where('m.workspace_id', '=', workspaceId)
+    .where('m.role', '=', 'owner')
+    .where('m.user_id', '!=', userId)
+    .where('u.suspended_at', 'is', null) // who cannot sign in keeps nothing going
     .executeTakeFirstOrThrow()
   return Number(count)
 }
@@ -319,11 +321,13 @@ export async function countOtherOrganizationOwners(
   userId: UserId,
 ): Promise<number> {
   const { count } = await trx
-    .selectFrom('organization_members')
+    .selectFrom('organization_members as m')
+    .innerJoin('users as u', 'u.id', 'm.user_id')
     .select((value) => value.fn.countAll<string>().as('count'))
-    .where('organization_id', '=', organizationId)
-    .where('role', '=', 'owner')
-    .where('user_id', '!=', userId)
+    .where('m.organization_id', '=', organizationId)
+    .where('m.role', '=', 'owner')
+    .where('m.user_id', '!=', userId)
+    .where('u.suspended_at', 'is', null) // who cannot sign in keeps nothing going
     .executeTakeFirstOrThrow()
   return Number(count)
 }

@@ -3,22 +3,12 @@ import { isIP } from 'node:net'
 import ipaddr from 'ipaddr.js'
 import { z } from 'zod'
 import { isTokenValue } from '../crypto/token-value.ts'
-import { organizationParams, pageQuery, workspaceParams } from '../organizations/schemas.ts'
+import { nameText, organizationParams, pageQuery, workspaceParams } from '../organizations/schemas.ts'
 import { isResourceIdentifier, isScopeName } from '../resource-servers/rules.ts'
 import { rfc3339, rfc3339OrNull } from '../times.ts'
 import { currentVersion, goodVersions, isExpiring, isLineUnused, type TokenPolicy, versionFault } from './rules.ts'
 import type { Cutover, Expiry, IssuedToken, TokenView } from './service.ts'
 import type { TokenVersion } from './store.ts'
-
-/** Any characters but control characters: shown as they were given, on one line. */
-export const labelText = z
-  .string()
-  .trim()
-  .min(1)
-  .max(120)
-  .refine((text) => text.isWellFormed() && !/[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u202a-\u202e\u2066-\u2069]/u.test(text), {
-    message: 'must not hold control characters',
-  })
 
 export const environmentName = z.enum(['production', 'staging', 'development'])
 
@@ -68,7 +58,7 @@ const ONE_EXPIRY = { message: 'give expires_at or expires_in, not both' }
 
 export const newToken = z
   .strictObject({
-    label: labelText.meta({ description: 'Where it will be used', example: 'platform-ai prod' }),
+    label: nameText.meta({ description: 'Where it will be used', example: 'platform-ai prod' }),
     permissions: permissions.meta({ description: 'Scope names', example: ['ingest', 'read'] }),
     environment: environmentName.default('production'),
     resources: z
@@ -85,7 +75,7 @@ export const newToken = z
 
 export const newOrganizationKey = z
   .strictObject({
-    label: labelText.meta({ example: 'provisioning' }),
+    label: nameText.meta({ example: 'provisioning' }),
     permissions: z
       .array(z.enum(['read', 'manage']))
       .min(1)

@@ -411,3 +411,17 @@ function validBody(route: Route): Record<string, unknown> {
       return {}
   }
 }
+
+it('no name, label or address keeps a token that was pasted there by mistake', async () => {
+  const base = `/workspaces/${world.workspaceId}`
+  const given: Array<[string, string, object]> = [
+    ['POST', '/workspaces/', { name: secret, organization_id: world.organizationId }],
+    ['PATCH', base, { name: `ours ${secret}` }],
+    ['PATCH', base, { cost_centre: secret }],
+    ['POST', `${base}/api-keys`, { label: `for ${secret}`, permissions: ['read'] }],
+    ['POST', `/organizations/${world.organizationId}/api-keys`, { label: secret, permissions: ['read'] }],
+    ['POST', `${base}/invitations`, { email: `${secret}@example.com` }],
+  ]
+  for (const [method, path, body] of given)
+    expectProblem(await call(server, world.people.owner, method, path, { body }))
+})

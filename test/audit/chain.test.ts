@@ -291,6 +291,16 @@ describe('the chain', () => {
     expect(notes.join()).toMatch(/2 checkpoints/)
   })
 
+  it('says that the sink lacks what was written to it', async () => {
+    await write(2)
+    await write(1, organizations[1])
+    await sealer.seal()
+    await sealer.checkpoint()
+    expect((await verify()).notes).toEqual([])
+    writeFileSync(path, '')
+    expect((await verify()).notes).toEqual([expect.stringContaining('lacks the last checkpoint of org_a, org_b')])
+  })
+
   it('writes one checkpoint a chain that has grown, and no other', async () => {
     await write(2)
     await write(2, organizations[1])

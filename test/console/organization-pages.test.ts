@@ -575,6 +575,17 @@ describe('members of a workspace', () => {
     expect((await send(own, `${base}/remove`)).status).toBe(409)
   })
 
+  it('an owner who is suspended is none: the last one who can sign in stays', async () => {
+    const own = await ownWorld()
+    const ben = await makePerson('Ben')
+    await server.run('member add', { user: ben.email, workspace: own.workspaceId, role: 'owner' })
+    await server.run('user suspend', { user: ben.email })
+    const path = `/workspaces/${own.workspaceId}/members/${own.id}/remove`
+    expect((await send(own, path)).status).toBe(409)
+    await server.run('user restore', { user: ben.email })
+    expect((await send(own, path)).status).toBe(200)
+  })
+
   it('a workspace is handed over by an owner, who stays as an admin', async () => {
     const own = await ownWorld()
     const [ben, kay] = [await makePerson('Ben'), await makePerson('Kay')]

@@ -224,7 +224,10 @@ describe('creating a token', () => {
       expect(page.html).not.toContain('<img')
     }
     const turned = await create({ label: 'turn\u202Earound' })
-    expect([turned.status, turned.html]).toEqual([400, expect.stringContaining('It must not hold control characters.')])
+    expect([turned.status, turned.html]).toEqual([
+      400,
+      expect.stringContaining('It must not hold control or invisible characters.'),
+    ])
   })
 })
 

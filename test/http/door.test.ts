@@ -104,14 +104,18 @@ describe('a trusted proxy', () => {
     expect(answer.head.join('\n')).toMatch(/strict-transport-security: max-age=\d{8}/i)
   })
 
-  it('may say who asked: the right-most address that is not a proxy counts', async () => {
-    const address = await recordedAddress(
-      behindProxy,
-      'id.example.com',
-      behindProxy.local,
-      '198.51.100.1, 203.0.113.77',
-    )
-    expect(address).toBe('203.0.113.77')
+  it.each([
+    ['198.51.100.1, 203.0.113.77', '203.0.113.77'],
+    ['198.51.100.1, 203.0.113.77:4711', '203.0.113.77'],
+    ['198.51.100.1, 2001:db8::5', '2001:db8::5'],
+    ['198.51.100.1, [2001:db8::5]', '2001:db8::5'],
+    ['198.51.100.1, [2001:db8::5]:4711, 127.0.0.1', '2001:db8::5'],
+    ['198.51.100.1, unknown', 'unknown'],
+    ['198.51.100.1, _hidden', 'unknown'],
+    ['198.51.100.1, 203.0.113.77:x', 'unknown'],
+    ['198.51.100.1,', 'unknown'],
+  ])('may say who asked: of “%s” it is %s, and what stands left of that counts for nothing', async (said, counts) => {
+    expect(await recordedAddress(behindProxy, 'id.example.com', behindProxy.local, said)).toBe(counts)
   })
 })
 

@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { createVerifier, type Verifier } from '../../src/verifier/index.ts'
 import { hasStores } from '../support/databases.ts'
+import { OPAQUE } from '../support/races.ts'
 import { startServer, type TestServer } from '../support/server.ts'
 import { connect, makeClient, makeWorld, PASSWORD, refresh, type TestClient, type World } from '../support/world.ts'
 
@@ -56,13 +57,18 @@ describe.each(hasStores() ? (['embedded', 'stores'] as const) : (['embedded'] as
       () => false,
     )
 
+  const userinfoWith = (token: string | undefined) =>
+    fetch(`${server.origin}/userinfo`, { headers: { authorization: `Bearer ${token}` } })
+
   async function endsEverywhere(token: string | undefined): Promise<void> {
     expect(await isActive(token)).toBe(false)
     await expect.poll(() => isVerified(token), { timeout: 5_000 }).toBe(false)
   }
 
-  it('a suspended person’s JWTs are dead at once, and stay so when the suspension is lifted', async () => {
+  it('what a suspended person had is dead at once, and stays so when the suspension is lifted', async () => {
     const before = await open()
+    const opaque = await connect(server, world, { more: OPAQUE })
+    expect((await userinfoWith(opaque.access_token)).status).toBe(200)
     expect([await isActive(before.access_token), await isVerified(before.access_token)]).toEqual([true, true])
     await server.run('user suspend', { user: world.email })
     await endsEverywhere(before.access_token)
@@ -71,6 +77,8 @@ describe.each(hasStores() ? (['embedded', 'stores'] as const) : (['embedded'] as
     await server.run('user restore', { user: world.userId })
     expect(await isActive(before.access_token)).toBe(false)
     expect(await isVerified(before.access_token)).toBe(false)
+    expect((await refresh(server.origin, world.client, before.refresh_token)).status).toBe(400)
+    expect((await userinfoWith(opaque.access_token)).status).toBe(401)
     await new Promise((resolve) => setTimeout(resolve, 1_100)) // `not_before` speaks in whole seconds
     const after = await open()
     expect([await isActive(after.access_token), await isVerified(after.access_token)]).toEqual([true, true])
