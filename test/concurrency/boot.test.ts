@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import pg from 'pg'
 import { describe, expect, inject, it } from 'vitest'
-import { hasStores } from '../support/databases.ts'
+import { hasStores, newSink } from '../support/databases.ts'
 import { type ServerProcess, send, startProcess } from '../support/processes.ts'
 import { takeTime } from '../support/times.ts'
 
@@ -20,7 +20,7 @@ describe.skipIf(!hasStores())('ten processes started at once on an empty databas
     const issuer = 'http://localhost:3999'
     let started: PromiseSettledResult<ServerProcess>[] = []
     try {
-      const options = { databaseUrl, masterKey, issuer, redisUrl: inject('redisUrl') }
+      const options = { databaseUrl, masterKey, issuer, redisUrl: inject('redisUrl'), sink: newSink() }
       started = await Promise.allSettled(Array.from({ length: 10 }, () => startProcess(options)))
       const failures = started.filter((outcome) => outcome.status === 'rejected').map(({ reason }) => String(reason))
       expect(failures).toEqual([])

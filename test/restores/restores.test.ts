@@ -120,10 +120,9 @@ describe.each(BACKENDS)('a restored database on %s', (backend) => {
       .executeTakeFirst()
     expect(record).toMatchObject({ actor_kind: 'operator', detail: { revocations: 2, tokens: 2 } })
 
-    expect(await server.run('audit verify', {})).toMatchObject({
-      ok: true,
-      notes: [expect.stringContaining('set back')],
-    })
+    const verified = (await server.run('audit verify', {})) as unknown as { ok: boolean; notes: string[] }
+    expect(verified.ok).toBe(true)
+    expect(verified.notes.join('\n')).toMatch(/^.* was set back to entry \d+ by a restore/)
 
     await stop()
     await start()
