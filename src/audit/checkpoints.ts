@@ -102,11 +102,13 @@ export function lastOf(hashes: ReadonlyMap<number, string>): number {
 
 async function checkpointIn(line: string, signer: SinkSigner): Promise<Checkpoint | undefined> {
   try {
-    const payload = await signer.open(JSON.parse(line).jws)
-    const found: unknown =
-      typeof payload === 'object' && payload !== null ? Reflect.get(payload, 'checkpoint') : undefined
-    return found as Checkpoint | undefined // what we signed has the shape that we gave it
+    return checkpointOf(await signer.open(JSON.parse(line).jws))
   } catch {
     return undefined // half a line
   }
+}
+
+/** The checkpoint in a payload that was signed by us: it has the shape that we gave it. */
+export function checkpointOf(payload: unknown): Checkpoint | undefined {
+  return (payload as { checkpoint?: Checkpoint } | undefined)?.checkpoint
 }

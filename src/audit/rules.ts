@@ -32,6 +32,16 @@ export interface ChainEntry {
   hash: string
 }
 
+/** A part of a chain that is in a file of its own. */
+export interface Archive {
+  chain: string
+  from_seq: number
+  to_seq: number
+  file_name: string
+  /** Says the same, and the last hash. */
+  jws: string
+}
+
 export const SYSTEM_CHAIN = 'system'
 export const GENESIS = '0'.repeat(64)
 

@@ -1,6 +1,7 @@
 // Seals the audit log: what transactions recorded is put into its organization's chain a moment later, by whichever process
 // comes first. Sealing in those transactions would make every one of an organization wait for the one before it.
 
+import { AppError } from '../errors.ts'
 import { type Db, reading, transact } from '../store/database.ts'
 import { hashOf } from './chain.ts'
 import { type CheckpointDeps, writeCheckpoints } from './checkpoints.ts'
@@ -35,14 +36,21 @@ export function createSealer({ onError, isHeldBack = () => false, ...deps }: Sea
   let checking: Promise<void> | undefined
   let closed = false
 
+  /** A batch of each chain in turn: one with much to seal holds up no other. */
   async function seal(): Promise<number> {
     let sealed = 0
-    for (const chain of await reading(store.listPendingChains(db))) {
-      try {
-        sealed += await sealChain(db, chain)
-      } catch (error) {
-        report(error) // the other organizations' go on
+    for (let chains = await reading(store.listPendingChains(db)); chains.length > 0; ) {
+      const unfinished: string[] = []
+      for (const chain of chains) {
+        try {
+          const count = await sealBatch(db, chain)
+          sealed += count
+          if (count === BATCH) unfinished.push(chain)
+        } catch (error) {
+          report(error) // the other organizations' go on
+        }
       }
+      chains = unfinished
     }
     return sealed
   }
@@ -87,12 +95,24 @@ export function createSealer({ onError, isHeldBack = () => false, ...deps }: Sea
   }
 }
 
-async function sealChain(db: Db, chain: string): Promise<number> {
-  for (let sealed = 0; ; ) {
-    const count = await sealBatch(db, chain)
-    sealed += count
-    if (count < BATCH) return sealed
-  }
+const SEALED_WITHIN_MS = 5_000
+const BETWEEN_LOOKS_MS = 50
+
+/**
+ * Waits until what a chain holds by now is sealed, by this process or another.
+ *
+ * @throws {AppError} `unavailable` when that takes too long
+ */
+export async function sealNow(db: Db, chain: string): Promise<void> {
+  const newest = await reading(store.findNewestPending(db, chain))
+  if (newest === undefined) return
+  const until = performance.now() + SEALED_WITHIN_MS
+  do {
+    while ((await sealBatch(db, chain)) === BATCH) {} // one after the other
+    if (!(await reading(store.isPending(db, newest)))) return
+    await new Promise((resolve) => setTimeout(resolve, BETWEEN_LOOKS_MS))
+  } while (performance.now() < until)
+  throw new AppError('unavailable', { detail: 'Records wait to be sealed. Try again in a moment.' })
 }
 
 /** @returns how many; none while another process is at it */

@@ -2,7 +2,7 @@
 import { type RawBuilder, sql } from 'kysely'
 import { newId } from '../ids.ts'
 import type { Executor } from '../store/database.ts'
-import { isExact } from './rules.ts'
+import { type AuditRecord, isExact } from './rules.ts'
 
 /** What every record says about the request or command it stems from. */
 export interface RequestInfo {
@@ -68,6 +68,23 @@ export function insertRecord(event: AuditEvent, when?: RawBuilder<unknown>): Raw
     actor_id, user_id, client_id, credential_id, token_version, address, detail)
     select ${values} ${when === undefined ? sql`` : sql`where exists (${when})`}`
 }
+
+/** Records one event, and reads it as it stands there: for who answers with the record itself. */
+export async function recordAndRead(executor: Executor, event: AuditEvent): Promise<AuditRecord> {
+  const { rows } = await sql<{ record: AuditRecord }>`
+    with e as (${insertRecord(event)} returning *) select ${RECORD} as record from e`.execute(executor)
+  const [written] = rows
+  if (written === undefined) throw new Error('a record was not written')
+  return written.record
+}
+
+/** An event `e` as it is hashed, shown and exported: the counterpart of the insert. */
+export const RECORD: RawBuilder<AuditRecord> = sql`jsonb_build_object('id', e.id,
+  'timestamp', to_char(e.recorded_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+  'organization_id', e.organization_id, 'workspace_id', e.workspace_id, 'event', e.event, 'status', e.status,
+  'trace_id', e.trace_id, 'profile_id', e.profile_id, 'actor_kind', e.actor_kind, 'actor_id', e.actor_id,
+  'user_id', e.user_id, 'client_id', e.client_id, 'credential_id', e.credential_id, 'token_version', e.token_version,
+  'address', e.address, 'detail', e.detail)`
 
 /** @throws {TypeError} for what would come back from the database as something else, and break the chain: a bug */
 function detailText(detail: Record<string, unknown>): string {

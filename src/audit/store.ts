@@ -1,25 +1,26 @@
 // SQL of the audit log's chain: what waits to be sealed, the head, and what was sealed.
-import { type RawBuilder, sql } from 'kysely'
+import { sql } from 'kysely'
 import type { Executor, Trx } from '../store/database.ts'
-import { type AuditRecord, type ChainEntry, SYSTEM_CHAIN } from './rules.ts'
+import { type Archive, type AuditRecord, type ChainEntry, SYSTEM_CHAIN } from './rules.ts'
+import { RECORD } from './service.ts'
 
 /** One sealer a chain at a time. The first of two keys; any constant, ours alone. */
 const CHAIN_LOCK = 4_180_315
 
 const SYSTEM = sql.lit(SYSTEM_CHAIN)
 
-/** An event as it is hashed. */
-export const RECORD: RawBuilder<AuditRecord> = sql`jsonb_build_object('id', e.id,
-  'timestamp', to_char(e.recorded_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-  'organization_id', e.organization_id, 'workspace_id', e.workspace_id, 'event', e.event, 'status', e.status,
-  'trace_id', e.trace_id, 'profile_id', e.profile_id, 'actor_kind', e.actor_kind, 'actor_id', e.actor_id,
-  'user_id', e.user_id, 'client_id', e.client_id, 'credential_id', e.credential_id, 'token_version', e.token_version,
-  'address', e.address, 'detail', e.detail)`
+/** What waits belongs to this chain: as audit_pending_by_chain has it. */
+const CHAIN_OF_PENDING = sql`coalesce(organization_id, ${SYSTEM})`
 
-/** Chains with something to seal. By audit_pending's few rows. */
+/** Chains with something to seal. By audit_pending_by_chain: one look for each of them. */
 export async function listPendingChains(executor: Executor): Promise<string[]> {
   const { rows } = await sql<{ chain: string }>`
-    select distinct coalesce(organization_id, ${SYSTEM}) as chain from audit_pending`.execute(executor)
+    with recursive chains as (
+      (select ${CHAIN_OF_PENDING} as chain from audit_pending order by 1 limit 1)
+      union all
+      select above.chain from chains, lateral (select ${CHAIN_OF_PENDING} as chain from audit_pending
+        where ${CHAIN_OF_PENDING} > chains.chain order by 1 limit 1) as above)
+    select chain from chains`.execute(executor)
   return rows.map(({ chain }) => chain)
 }
 
@@ -40,14 +41,29 @@ export async function findHead(
   return rows[0]
 }
 
-/** The oldest events of a chain that wait. */
+/** The oldest events of a chain that wait. By audit_pending_by_chain, then each by the primary key. */
 export async function listPending(executor: Executor, chain: string, most: number): Promise<AuditRecord[]> {
   const { rows } = await sql<{ record: AuditRecord }>`
     select ${RECORD} as record
-    from audit_pending p join audit_events e on e.id = p.event_id and e.recorded_at = p.recorded_at
-    where p.organization_id is not distinct from nullif(${chain}, ${SYSTEM})
-    order by p.recorded_at, p.event_id limit ${most}`.execute(executor)
+    from (select event_id, recorded_at from audit_pending where ${CHAIN_OF_PENDING} = ${chain}
+      order by recorded_at, event_id limit ${most}) p
+    join audit_events e on e.id = p.event_id and e.recorded_at = p.recorded_at
+    order by p.recorded_at, p.event_id`.execute(executor)
   return rows.map(({ record }) => record)
+}
+
+/** The youngest event of a chain that waits: those before it are sealed first. */
+export async function findNewestPending(executor: Executor, chain: string): Promise<string | undefined> {
+  const { rows } = await sql<{ event_id: string }>`
+    select event_id from audit_pending where ${CHAIN_OF_PENDING} = ${chain}
+    order by recorded_at desc, event_id desc limit 1`.execute(executor)
+  return rows[0]?.event_id
+}
+
+/** Primary key. */
+export async function isPending(executor: Executor, eventId: string): Promise<boolean> {
+  const { rows } = await sql`select from audit_pending where event_id = ${eventId}`.execute(executor)
+  return rows.length > 0
 }
 
 /** Puts events into the chain, and takes them from those that wait: one statement. */
@@ -92,6 +108,15 @@ export async function listLastCheckpoints(executor: Executor): Promise<Array<Pic
   const { rows } = await sql<Pick<Head, 'chain' | 'seq'>>`
     select chain, max(seq)::float8 as seq from audit_checkpoints group by chain order by chain`.execute(executor)
   return rows
+}
+
+/** Signed heads from an entry on, the last ones. Primary key. */
+export async function listCheckpointsFrom(executor: Executor, chain: string, from: number): Promise<string[]> {
+  const { rows } = await sql<{ jws: string }>`
+    select jws from audit_checkpoints where chain = ${chain} and seq >= ${from} order by seq desc limit 100`.execute(
+    executor,
+  )
+  return rows.map(({ jws }) => jws)
 }
 
 /** Another process may have been first. */
@@ -158,5 +183,13 @@ export async function listWaiting(executor: Executor): Promise<Waiting[]> {
     select coalesce(organization_id, ${SYSTEM}) as chain, count(*)::int as count,
       extract(epoch from clock_timestamp() - min(recorded_at))::float8 as oldest_seconds
     from audit_pending group by 1`.execute(executor)
+  return rows
+}
+
+/** By chain and place: the primary key. */
+export async function listArchives(executor: Executor): Promise<Archive[]> {
+  const { rows } = await sql<Archive>`
+    select chain, from_seq::float8 as from_seq, to_seq::float8 as to_seq, file_name, jws
+    from audit_archives order by chain, from_seq`.execute(executor)
   return rows
 }

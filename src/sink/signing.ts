@@ -1,9 +1,13 @@
-// What stands in the sink is signed under a key that comes of the master key alone: it outlives the database, so that what
-// was written before a restore is believed after it. Each line is `{"seq": …, "jws": "…"}` (RFC 7515, compact, EdDSA).
+// What leaves the database to be believed without it is signed under a key that comes of the master key alone: lines of the
+// sink, `{"seq": …, "jws": "…"}`, and documents that people take away (RFC 7515, compact, EdDSA; RFC 8037).
 import { createHash, createPrivateKey, createPublicKey, hkdfSync, type KeyObject } from 'node:crypto'
-import { CompactSign, compactVerify } from 'jose'
+import { CompactSign, compactVerify, type JWK } from 'jose'
 
-const TYPE = 'latchkey-sink'
+const SINK = 'latchkey-sink'
+
+/** What a signed document is: one is never taken for another, nor for a line of the sink. */
+export type DocumentType = 'latchkey-audit-export' | 'latchkey-archive' | 'latchkey-access-review'
+
 /** PKCS #8 around an Ed25519 seed (RFC 8410 §7). */
 const SEED_HEADER = Buffer.from('302e020100300506032b657004220420', 'hex')
 
@@ -12,6 +16,11 @@ export interface SinkSigner {
   sign(payload: unknown): Promise<string>
   /** The payload, where one of the keys signed it. */
   open(jws: string): Promise<unknown>
+  /** The same for what people take away. */
+  signDocument(type: DocumentType, payload: unknown): Promise<string>
+  openDocument(type: DocumentType, jws: string): Promise<unknown>
+  /** What a document is verified with elsewhere, newest first (RFC 8037). */
+  publicKeys(): JWK[]
 }
 
 interface SinkKey {
@@ -25,23 +34,38 @@ export function createSinkSigner(masterKeys: readonly Buffer[]): SinkSigner {
   const keys = masterKeys.map(deriveKey)
   const [newest] = keys
   if (newest === undefined) throw new TypeError('the sink needs at least one master key')
+  const publicKeys = keys.map((key) => key.publicKey)
+  const sign = (type: string, payload: unknown) =>
+    new CompactSign(Buffer.from(JSON.stringify(payload)))
+      .setProtectedHeader({ alg: 'EdDSA', typ: type, kid: newest.kid })
+      .sign(newest.privateKey)
   return {
-    sign: (payload) =>
-      new CompactSign(Buffer.from(JSON.stringify(payload)))
-        .setProtectedHeader({ alg: 'EdDSA', typ: TYPE, kid: newest.kid })
-        .sign(newest.privateKey),
-    async open(jws) {
-      for (const { publicKey } of keys) {
-        try {
-          const { payload, protectedHeader } = await compactVerify(jws, publicKey, { algorithms: ['EdDSA'] })
-          return protectedHeader.typ === TYPE ? JSON.parse(Buffer.from(payload).toString('utf8')) : undefined
-        } catch {
-          // not signed with this one
-        }
-      }
-      return undefined
-    },
+    sign: (payload) => sign(SINK, payload),
+    open: (jws) => openSigned(publicKeys, SINK, jws),
+    signDocument: sign,
+    openDocument: (type, jws) => openSigned(publicKeys, type, jws),
+    publicKeys: () =>
+      keys.map(({ kid, publicKey }) => ({ ...publicKey.export({ format: 'jwk' }), kid, alg: 'EdDSA', use: 'sig' })),
   }
+}
+
+/** The payload of what one of the keys signed as this type; undefined for anything else. */
+export async function openSigned(keys: ReadonlyArray<KeyObject | JWK>, type: string, jws: string): Promise<unknown> {
+  if (!isCanonical(jws)) return undefined
+  for (const key of keys) {
+    try {
+      const { payload, protectedHeader } = await compactVerify(jws, key, { algorithms: ['EdDSA'] })
+      return protectedHeader.typ === type ? JSON.parse(Buffer.from(payload).toString('utf8')) : undefined
+    } catch {
+      // not signed with this one
+    }
+  }
+  return undefined
+}
+
+/** The last character of a part holds bits that say nothing: with others it would be another text, and as good. */
+function isCanonical(jws: string): boolean {
+  return jws.split('.').every((part) => Buffer.from(part, 'base64url').toString('base64url') === part)
 }
 
 function deriveKey(masterKey: Buffer): SinkKey {

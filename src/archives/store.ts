@@ -1,0 +1,59 @@
+// SQL of retention: how far a chain may be archived, what was, and the months that are no longer needed in the database.
+import { sql } from 'kysely'
+import type { Archive } from '../audit/rules.ts'
+import type { Executor, Trx } from '../store/database.ts'
+
+export async function insertArchive(trx: Trx, archive: Archive): Promise<void> {
+  await sql`insert into audit_archives (chain, from_seq, to_seq, file_name, jws)
+    values (${archive.chain}, ${archive.from_seq}, ${archive.to_seq}, ${archive.file_name}, ${archive.jws})`.execute(
+    trx,
+  )
+}
+
+/** The last entry of each chain that is older than a time. Reads all there is: for an operator's command. */
+export async function listLastBefore(executor: Executor, before: Date): Promise<Array<{ chain: string; seq: number }>> {
+  const { rows } = await sql<{ chain: string; seq: number }>`
+    select chain, max(seq)::float8 as seq from audit_chain where recorded_at < ${before} group by chain order by chain`.execute(
+    executor,
+  )
+  return rows
+}
+
+export async function countWaitingBefore(executor: Executor, before: Date): Promise<number> {
+  const { rows } = await sql<{ count: number }>`
+    select count(*)::int as count from audit_pending where recorded_at < ${before}`.execute(executor)
+  return rows[0]?.count ?? 0
+}
+
+/** Months of the log that end by a time, oldest first. */
+export async function listMonthsBefore(executor: Executor, before: Date): Promise<string[]> {
+  const { rows } = await sql<{ name: string }>`
+    select c.relname as name from pg_inherits i join pg_class c on c.oid = i.inhrelid
+    where i.inhparent = 'audit_events'::regclass and c.relname ~ '^audit_events_[0-9]{4}_[0-9]{2}$' order by 1`.execute(
+    executor,
+  )
+  return rows.map(({ name }) => name).filter((name) => endOf(name) <= before)
+}
+
+/** `audit_events_2026_05` → the first moment of June. */
+function endOf(partition: string): Date {
+  const [year = 0, month = 0] = partition.split('_').slice(-2).map(Number)
+  return new Date(Date.UTC(year, month, 1)) // months count from 0 there
+}
+
+/** Whether a month holds a record that is in no archive. */
+export async function holdsUnarchived(executor: Executor, partition: string): Promise<boolean> {
+  const { rows } = await sql<{ holds: boolean }>`
+    select exists (select from ${sql.table(partition)} e
+      left join audit_chain c on c.event_id = e.id
+      left join audit_archives a on a.chain = c.chain and c.seq between a.from_seq and a.to_seq
+      where a.chain is null) as holds`.execute(executor)
+  return rows[0]?.holds !== false
+}
+
+/** Takes a month out of the log. Writers wait for it, so it waits for them no longer than a moment. */
+export async function dropMonth(trx: Trx, partition: string): Promise<void> {
+  await sql`set local lock_timeout = '3s'`.execute(trx)
+  await sql`alter table audit_events detach partition ${sql.table(partition)}`.execute(trx)
+  await sql`drop table ${sql.table(partition)}`.execute(trx)
+}
