@@ -69,6 +69,7 @@ function operationOf(route: Route): ZodOpenApiOperationObject {
     responses[status as '200'] = {
       description: answer.description,
       ...(answer.schema === undefined ? {} : { content: { 'application/json': { schema: answer.schema } } }),
+      ...(answer.types === undefined ? {} : { content: Object.fromEntries(answer.types.map((type) => [type, {}])) }),
     }
   }
   for (const status of problemsOf(route)) {
@@ -84,6 +85,10 @@ function operationOf(route: Route): ZodOpenApiOperationObject {
       .optional()
       .meta({ description: 'The same key and body again make nothing new' }),
   })
+  const trace = z.object({
+    'X-Trace-Id': z.string().max(128).meta({ description: 'Of A-Z a-z 0-9 . _ : - (or W3C traceparent instead)' }),
+  })
+  const headers = [...(route.repeatable === true ? [header] : []), ...(route.traced === true ? [trace] : [])]
   return {
     operationId: route.operationId,
     summary: route.summary,
@@ -94,7 +99,7 @@ function operationOf(route: Route): ZodOpenApiOperationObject {
     requestParams: {
       ...(route.params === undefined ? {} : { path: route.params }),
       ...(route.query === undefined ? {} : { query: route.query }),
-      ...(route.repeatable === true ? { header } : {}),
+      ...(headers.length === 0 ? {} : { header: headers.reduce((all, one) => all.extend(one.shape)) }),
     },
     ...(route.body === undefined ? {} : { requestBody: { content: { 'application/json': { schema: route.body } } } }),
     responses,
@@ -117,6 +122,8 @@ const CREDENTIALS: Record<CredentialKind, string> = {
   session: 'a signed-in person',
 }
 
+const PRESENTED: readonly CredentialKind[] = ['organization_key', 'workspace_token', 'access_token']
+
 const ALTERNATIVES = new Intl.ListFormat('en-GB', { type: 'disjunction' })
 
 function accessOf(rule: Rule): Access {
@@ -125,6 +132,11 @@ function accessOf(rule: Rule): Access {
   if (rule.who === 'itself') {
     const sentence = 'The workspace token that is presented, whatever its permissions.'
     return { who: rule.who, credentials: ['workspace_token'], permission: null, role: null, sentence }
+  }
+  if (rule.who === 'presented') {
+    const carried = PRESENTED.map((kind) => CREDENTIALS[kind])
+    const sentence = `Whatever is presented, and whatever its permissions: ${ALTERNATIVES.format(carried)}.`
+    return { who: rule.who, credentials: PRESENTED, permission: null, role: null, sentence }
   }
   const { credentials, permission } = rule
   const role = rule.who === 'caller' ? null : rule.role
@@ -141,6 +153,7 @@ function accessOf(rule: Rule): Access {
 function problemsOf(route: Route): number[] {
   const ofBody = route.body === undefined ? [] : [413, 415]
   if (route.rule.who === 'anyone') return [400, ...ofBody, 429, 503]
+  if (route.rule.who === 'presented') return [400, 401, 403, 429, 503]
   // A caller without an object in the address may name one in the body.
   const hasObject = route.rule.who !== 'caller' || route.body !== undefined
   const ofChange = route.method === 'GET' ? [] : [409]

@@ -2,14 +2,15 @@
 import type { Context } from 'koa'
 import { AppError } from '../errors.ts'
 import { requestInfo } from '../http/trace.ts'
-import { type ConnectionId, isKeyId, isUserId, type OrganizationId, type WorkspaceId } from '../ids.ts'
+import { type ConnectionId, isClientId, isKeyId, isUserId, type OrganizationId, type WorkspaceId } from '../ids.ts'
 import { type AccessTokenClaims, type AccessTokens, parseVersion } from '../oauth/access-tokens.ts'
 import type { BrowserSessions } from '../oauth/browser-sessions.ts'
 import type { Principal } from '../principals/rules.ts'
 import { ownResourceServer } from '../resource-servers/rules.ts'
 import type { Environment } from '../store/tables.ts'
 import type { Uses } from '../uses/service.ts'
-import type { Verification } from '../verification/service.ts'
+import type { Refused } from '../verification/rules.ts'
+import type { UsedFrom, Verification } from '../verification/service.ts'
 import type { TokenRecord } from '../verification/store.ts'
 import { scopesAt } from '../workspace-tokens/rules.ts'
 
@@ -46,21 +47,11 @@ export async function identify<R>(
   ctx: Context,
   admit: (principal: Principal) => Promise<R>,
 ): Promise<{ principal: Principal; admitted: R }> {
-  if (ctx.URL.searchParams.has('access_token')) {
-    throw new AppError('invalid_request', {
-      detail: 'A credential must not be in the address: send it as "Authorization: Bearer …".',
-    })
-  }
-  const authorization = ctx.get('authorization')
-  // The first of two would count here, and perhaps the other one at a proxy.
-  if ((ctx.req.headersDistinct.authorization?.length ?? 0) > 1)
-    throw new AppError('invalid_request', { detail: 'There must be one Authorization header.' })
-  if (authorization === '') {
+  const value = bearerValue(ctx)
+  if (value === undefined) {
     const principal = await fromSession(deps, ctx)
     return { principal, admitted: await admit(principal) }
   }
-  const [, value] = /^bearer +([\x21-\x7e]+)$/i.exec(authorization) ?? []
-  if (value === undefined) throw new AppError('unauthorized')
   const request = requestInfo(ctx)
   const from = { address: request.address, agent: ctx.get('user-agent'), request }
   let found: { principal: Principal; admitted: R } | undefined
@@ -71,7 +62,7 @@ export async function identify<R>(
     return true
   })
   if (found !== undefined) return found
-  const principal = await fromJwt(deps, value)
+  const principal = await fromJwt(deps, value, from)
   if (principal === undefined) throw new AppError('unauthorized')
   const admitted = await admit(principal)
   const { credentialId, tokenVersion: version } = principal
@@ -80,10 +71,65 @@ export async function identify<R>(
   return { principal, admitted }
 }
 
-async function fromJwt(deps: PrincipalDeps, value: string): Promise<Principal | undefined> {
-  const claims = await deps.accessTokens.check(value)
+/**
+ * What stands in the Authorization header; undefined where there is none.
+ *
+ * @throws {AppError} `invalid_request` for one in the address or in two headers, `unauthorized` for what is no bearer value
+ */
+function bearerValue(ctx: Context): string | undefined {
+  if (ctx.URL.searchParams.has('access_token')) {
+    throw new AppError('invalid_request', {
+      detail: 'A credential must not be in the address: send it as "Authorization: Bearer …".',
+    })
+  }
+  const authorization = ctx.get('authorization')
+  // The first of two would count here, and perhaps the other one at a proxy.
+  if ((ctx.req.headersDistinct.authorization?.length ?? 0) > 1)
+    throw new AppError('invalid_request', { detail: 'There must be one Authorization header.' })
+  if (authorization === '') return undefined
+  const [, value] = /^bearer +([\x21-\x7e]+)$/i.exec(authorization) ?? []
+  if (value === undefined) throw new AppError('unauthorized')
+  return value
+}
+
+/**
+ * The value that is presented, for what asks about it and does not use it.
+ *
+ * @throws {AppError} `wrong_credential` for a signed-in browser, which has none to ask about; `unauthorized` for nobody
+ */
+export async function presentedValue(deps: PrincipalDeps, ctx: Context): Promise<string> {
+  const value = bearerValue(ctx)
+  if (value !== undefined) return value
+  await fromSession(deps, ctx)
+  throw new AppError('wrong_credential')
+}
+
+/** One of ours that does not stand any more is the refusal of a known credential, and its workspace is told. */
+async function fromJwt(deps: PrincipalDeps, value: string, from: UsedFrom): Promise<Principal | undefined> {
+  const claims = await deps.accessTokens.recognise(value)
   if (claims === undefined || claims.aud !== ownAudience(deps.issuer) || claims.cnf !== undefined) return undefined
-  return (await deps.accessTokens.stands(claims)) ? ofClaims(claims) : undefined
+  const reason = await deps.accessTokens.refusal(claims)
+  if (reason === undefined) return ofClaims(claims)
+  // That its time is over is how every client learns that it is time to refresh.
+  if (reason !== 'expired') noteRefusal(deps, claims, reason, from)
+  return undefined
+}
+
+function noteRefusal(deps: PrincipalDeps, claims: AccessTokenClaims, reason: Refused, from: UsedFrom): void {
+  const principal = ofClaims(claims)
+  const { credentialId, tokenVersion: version, organizationId, workspaceId } = principal ?? {}
+  if (credentialId === undefined || version === undefined || organizationId === undefined) return
+  deps.uses.refused({
+    credentialId,
+    version,
+    organizationId,
+    workspaceId: workspaceId ?? null,
+    userId: principal?.userId ?? null,
+    clientId: isClientId(claims.client_id) ? claims.client_id : null,
+    event: 'access.refused',
+    reason,
+    ...from,
+  })
 }
 
 function ofToken(token: TokenRecord, permissions: readonly string[]): Principal {

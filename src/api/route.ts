@@ -7,6 +7,7 @@ import type { OrganizationId } from '../ids.ts'
 import type { WorkspaceRow } from '../organizations/service.ts'
 import type { Authority, CredentialKind, Permission, Principal } from '../principals/rules.ts'
 import type { OrganizationRole, WorkspaceRole } from '../store/tables.ts'
+import type { Standing } from '../validation/service.ts'
 
 /**
  * Who may call a route. Whoever is let in by a rule has the permission (a key, token or JWT) and the role (a person);
@@ -16,6 +17,7 @@ import type { OrganizationRole, WorkspaceRole } from '../store/tables.ts'
  * - `caller`: the route names no object; it answers with what the caller reaches.
  * - `workspace`, `organization`: the object of the path, which the caller reaches with that role.
  * - `itself`: the workspace token that is presented.
+ * - `presented`: any credential but a session; it is judged, and not used.
  */
 export type Rule =
   | { who: 'anyone' }
@@ -23,6 +25,7 @@ export type Rule =
   | { who: 'workspace'; permission: Permission; role: WorkspaceRole; credentials: readonly CredentialKind[] }
   | { who: 'organization'; permission: Permission; role: OrganizationRole; credentials: readonly CredentialKind[] }
   | { who: 'itself' }
+  | { who: 'presented' }
 
 export const ANY_CREDENTIAL: readonly CredentialKind[] = [
   'organization_key',
@@ -49,6 +52,8 @@ export interface Call<P, Q, B> {
   principal: Principal
   reach: Reach
   by: { authority: Authority; request: RequestInfo }
+  /** The credential that stands, where the rule is `presented`. @throws {AppError} `unauthorized` elsewhere */
+  standing: Standing
   request: RequestInfo
   /** Set when the caller sent an Idempotency-Key. */
   repeatable: Repeatable | undefined
@@ -66,7 +71,10 @@ export interface Pages {
 
 export interface Answer {
   status: number
+  /** What becomes JSON; or a stream, a file's. */
   body?: unknown
+  /** Of a file: its type and name. */
+  headers?: Readonly<Record<string, string>>
 }
 
 type Shape = z.ZodType
@@ -85,8 +93,10 @@ export interface Route {
   body?: Shape | undefined
   /** The call makes something: an Idempotency-Key is honoured. */
   repeatable?: boolean | undefined
-  /** By status: what it means, and the shape of the body. */
-  answers: Record<number, { description: string; schema?: Shape }>
+  /** What it records is found by the caller's trace id: one must have been sent. */
+  traced?: boolean | undefined
+  /** By status: what it means, and the shape of the body; of a file, its types. */
+  answers: Record<number, { description: string; schema?: Shape; types?: readonly string[] }>
   handle(call: Call<never, never, never>): Promise<Answer>
 }
 

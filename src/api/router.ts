@@ -3,22 +3,25 @@ import { isUtf8 } from 'node:buffer'
 import Router from '@koa/router'
 import type { Context, Middleware } from 'koa'
 import { z } from 'zod'
+import type { RequestInfo } from '../audit/service.ts'
 import { AppError } from '../errors.ts'
 import { readBody } from '../http/body.ts'
-import { requestInfo } from '../http/trace.ts'
+import { givenTraceId, isTraceId, requestInfo } from '../http/trace.ts'
 import type { Repeatable } from '../idempotency/service.ts'
 import { isAtLeast } from '../organizations/rules.ts'
 import { findOrganizationReached, findReached } from '../organizations/service.ts'
 import { hasPermission, KEY_ROLE, type Principal } from '../principals/rules.ts'
 import type { Db } from '../store/database.ts'
+import type { Standing, Validation } from '../validation/service.ts'
 import { createPages } from './pages.ts'
-import { bearerChallenge, INVALID_TOKEN, identify, type PrincipalDeps } from './principal.ts'
+import { bearerChallenge, INVALID_TOKEN, identify, type PrincipalDeps, presentedValue } from './principal.ts'
 import type { Call, Reach, Route, Rule } from './route.ts'
 
 export const API_PREFIX = '/api/v1'
 
 export interface ApiDeps extends PrincipalDeps {
   db: Db
+  validation: Validation
   /** Signs cursors. */
   cursorKey: Buffer
 }
@@ -56,18 +59,24 @@ function serve(deps: ApiDeps, route: Route): Middleware {
       .catch((error: unknown) => challenge(deps, route, ctx, error))
     ctx.status = answer.status
     ctx.body = answer.body ?? null
+    if (answer.headers !== undefined) ctx.set({ ...answer.headers }) // after the body, which would set a type of its own
     if (answer.body === undefined) ctx.status = answer.status // an empty body would make it 204 by itself
   }
 }
 
 async function prepare(deps: ApiDeps, route: Route, ctx: Context): Promise<Call<never, never, never>> {
   const { rule } = route
+  const standing = rule.who === 'presented' ? await present(deps, ctx) : undefined
   const identified =
-    rule.who === 'anyone' ? undefined : await identify(deps, ctx, (principal) => authorise(deps, rule, principal, ctx))
+    rule.who === 'anyone' || rule.who === 'presented'
+      ? undefined
+      : await identify(deps, ctx, (principal) => authorise(deps, rule, principal, ctx))
   const { principal, admitted: reach } = identified ?? {}
-  ctx.state.workspaceId = reach?.workspace?.id ?? principal?.workspaceId
+  ctx.state.workspaceId =
+    reach?.workspace?.id ?? principal?.workspaceId ?? standing?.credential.workspaceId ?? undefined
+  if (route.traced === true) requireTrace(ctx)
   const body = await readInput(route, ctx)
-  const request = requestInfo(ctx)
+  const request = standing === undefined ? requestInfo(ctx) : requestWithProfile(ctx)
   const scope = JSON.stringify([route.path, ctx.params, principal?.credentialId ?? principal?.userId])
   const call = {
     params: parse(route.params, ctx.params),
@@ -81,6 +90,10 @@ async function prepare(deps: ApiDeps, route: Route, ctx: Context): Promise<Call<
       if (reach === undefined) throw new AppError('not_found')
       return reach
     },
+    get standing(): Standing {
+      if (standing === undefined) throw new AppError('unauthorized')
+      return standing
+    },
     get by() {
       return { authority: this.principal.authority, request }
     },
@@ -91,9 +104,32 @@ async function prepare(deps: ApiDeps, route: Route, ctx: Context): Promise<Call<
   return call as Call<never, never, never> // each part was parsed by the route's own shape
 }
 
+/** Judged first, so that a credential that has ended is told and recorded as such, whatever else was sent. */
+async function present(deps: ApiDeps, ctx: Context): Promise<Standing> {
+  return deps.validation.admit(await presentedValue(deps, ctx), requestWithProfile(ctx))
+}
+
+/** The profile may also be a parameter, for who cannot set a header. */
+function requestWithProfile(ctx: Context): RequestInfo {
+  const profileId = ctx.URL.searchParams.get('profile_id') ?? ''
+  return { ...requestInfo(ctx), ...(isTraceId(profileId) ? { profileId } : {}) }
+}
+
+function requireTrace(ctx: Context): void {
+  if (givenTraceId((name) => ctx.get(name)) !== undefined) return
+  throw new AppError('invalid_request', {
+    detail: 'Send X-Trace-Id: 1 to 128 of A-Z a-z 0-9 . _ : - (or traceparent). What is recorded is found by it.',
+  })
+}
+
 // --- Who may ------------------------------------------------------------------------------------------------------------
 
-async function authorise(deps: ApiDeps, rule: Rule, principal: Principal, ctx: Context): Promise<Reach | undefined> {
+async function authorise(
+  deps: ApiDeps,
+  rule: Exclude<Rule, { who: 'presented' }>,
+  principal: Principal,
+  ctx: Context,
+): Promise<Reach | undefined> {
   if (rule.who === 'anyone') return undefined
   const { params } = ctx as { params?: Record<string, string> }
   if (rule.who === 'itself') return reachItself(deps, principal, params?.workspace_id ?? '')

@@ -9,15 +9,20 @@ const TRACE_ID = /^[A-Za-z0-9._:-]{1,128}$/
 const TRACEPARENT = /^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}/
 
 /** A credential that was put there by mistake would be logged, answered and recorded. */
-function isTraceId(text: string): boolean {
+export function isTraceId(text: string): boolean {
   return TRACE_ID.test(text) && withoutBearerValues(text) === text
 }
 
 export function traceIdOf(header: (name: string) => string): string {
+  return givenTraceId(header) ?? newTraceId()
+}
+
+/** The caller's own; undefined where none came, or none that is well formed. */
+export function givenTraceId(header: (name: string) => string): string | undefined {
   const given = header('x-trace-id')
   if (isTraceId(given)) return given
   const [, parent] = TRACEPARENT.exec(header('traceparent')) ?? []
-  return parent !== undefined && !/^0+$/.test(parent) ? parent : newTraceId()
+  return parent !== undefined && !/^0+$/.test(parent) ? parent : undefined
 }
 
 /** Random bytes drawn one request at a time cost more than the rest of this file; a UUID's are drawn many at a time. */

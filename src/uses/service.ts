@@ -2,7 +2,7 @@
 // seconds, so that a use costs no round trip. Losing a process loses at most the last batch of it.
 import { type RequestInfo, record } from '../audit/service.ts'
 import { withoutBearerValues } from '../crypto/token-value.ts'
-import { type ConnectionId, isKeyId, type KeyId, type OrganizationId, type WorkspaceId } from '../ids.ts'
+import { type ConnectionId, isKeyId, type KeyId, type OrganizationId, type UserId, type WorkspaceId } from '../ids.ts'
 import { type Db, type Trx, transact } from '../store/database.ts'
 import * as store from './store.ts'
 
@@ -24,12 +24,17 @@ export interface Use {
   agent: string | undefined
 }
 
-/** A known value was refused: which one, why, and by which request first. */
+/**
+ * A known value was refused: which one, why, and by which request first. A token's own value (`token.…`) also shows beside
+ * its version as still presented; a JWT that came of it says nothing about who holds the value, and neither does a question.
+ */
 export interface Refusal extends Use {
-  credentialId: KeyId
   organizationId: OrganizationId
   workspaceId: WorkspaceId | null
-  event: 'token.reuse_detected' | 'token.refused'
+  /** The person behind it. */
+  userId?: UserId | null
+  clientId?: string | null
+  event: 'token.reuse_detected' | 'token.refused' | 'access.refused' | 'access_validation'
   reason: string
   request: RequestInfo
 }
@@ -88,7 +93,7 @@ export function createUses(db: Db, onError: (error: Error) => void): Uses {
 
   /** One transaction, and its kinds of rows always in this order: two processes never wait for each other in a circle. */
   async function write(batch: ReadonlyMap<string, Kept>): Promise<void> {
-    const rows = [...batch.values()].map(toRow)
+    const rows = [...batch.values()].filter(isShown).map(toRow)
     await transact(db, async (trx) => {
       await writeTokens(trx, rows.filter(isOfToken))
       await writeConnections(trx, rows.filter(isOfConnection))
@@ -146,6 +151,10 @@ function cleaned(said: string | undefined): string {
   return withoutBearerValues(said ?? '')
     .slice(0, MOST_CHARACTERS)
     .replace(/[\p{C}\p{Zl}\p{Zp}]/gu, '')
+}
+
+function isShown({ refusal }: Kept): boolean {
+  return refusal === undefined || refusal.event === 'token.refused' || refusal.event === 'token.reuse_detected'
 }
 
 function toRow({ use, count, lastAtMs, refusal }: Kept): store.UseRow {
@@ -231,10 +240,12 @@ function recordRefusal(trx: Trx, refusal: Refusal, count: number): Promise<void>
   return record(trx, {
     event: refusal.event,
     status: 'fail',
-    actor: { kind: 'key', id: refusal.credentialId },
+    actor: { kind: isKeyId(refusal.credentialId) ? 'key' : 'connection', id: refusal.credentialId },
     request: refusal.request,
     organizationId: refusal.organizationId,
     workspaceId: refusal.workspaceId,
+    userId: refusal.userId ?? null,
+    clientId: refusal.clientId ?? null,
     credentialId: refusal.credentialId,
     tokenVersion: refusal.version,
     detail: { reason: refusal.reason, count },

@@ -30,7 +30,15 @@ export interface UsedFrom {
 
 export type TokenDecision = { ok: true; token: TokenRecord; now: Date } | { ok: false; fault: TokenFault }
 
+/** The same with what is known of a value that is ours and is not good. */
+export type TokenJudgement =
+  | { ok: true; token: TokenRecord; now: Date }
+  | { ok: false; fault: Exclude<TokenFault, 'unknown'>; token: TokenRecord }
+  | { ok: false; fault: 'unknown'; token?: never }
+
 export interface Verification {
+  /** Decides about a value presented from an address, and changes nothing: it is no use of it. @throws {AppError} as `use` */
+  judge(value: string, address: string | undefined): Promise<TokenJudgement>
   /**
    * Decides about a value, and notes the use or the refusal. The first use of a rotated value commits its cutover first.
    *
@@ -108,8 +116,22 @@ export function createVerification(deps: VerificationDeps): Verification {
     return { token, now: token.readAt }
   }
 
-  function refuse(token: TokenRecord, fault: TokenFault, from: UsedFrom): TokenDecision {
-    const { id: credentialId, version, organizationId, workspaceId } = token
+  async function judge(value: string, address: string | undefined): Promise<TokenJudgement> {
+    if (!isTokenValue(value)) return { ok: false, fault: 'unknown' }
+    const digest = digestOf(value)
+    const found = await find(digest)
+    if (found === undefined) return { ok: false, fault: 'unknown' }
+    const { token, now } = found
+    const fault = tokenFault(token, now)
+    if (fault !== undefined) {
+      records.delete(digest)
+      return { ok: false, fault, token }
+    }
+    return isAllowedFrom(token, address) ? { ok: true, token, now } : { ok: false, fault: 'address', token }
+  }
+
+  function noteRefusal(token: TokenRecord, fault: TokenFault, from: UsedFrom): void {
+    const { id: credentialId, version, organizationId, workspaceId, userId } = token
     uses.refused({
       credentialId,
       version,
@@ -117,30 +139,26 @@ export function createVerification(deps: VerificationDeps): Verification {
       agent: from.agent,
       organizationId,
       workspaceId,
+      userId,
       event: isReuse(fault) ? 'token.reuse_detected' : 'token.refused',
       reason: fault,
       request: from.request,
     })
-    return { ok: false, fault }
   }
 
   return {
+    judge,
     async use(value, from, isMeant = () => true) {
-      if (!isTokenValue(value)) return { ok: false, fault: 'unknown' }
-      const digest = digestOf(value)
-      const found = await find(digest)
-      if (found === undefined) return { ok: false, fault: 'unknown' }
-      const { token, now } = found
-      const fault = tokenFault(token, now)
-      if (fault !== undefined) {
-        records.delete(digest)
-        return refuse(token, fault, from)
+      const judged = await judge(value, from.address)
+      if (!judged.ok) {
+        if (judged.token !== undefined) noteRefusal(judged.token, judged.fault, from)
+        return { ok: false, fault: judged.fault }
       }
-      if (!isAllowedFrom(token, from.address)) return refuse(token, 'address', from)
+      const { token, now } = judged
       if (!(await isMeant(token))) return { ok: false, fault: 'unknown' }
       if (isFirstUseOfRotation(token)) {
         await cutOverOnFirstUse(deps, token, from.request)
-        records.delete(digest) // what was remembered says that the cutover is to come
+        records.delete(digestOf(value)) // what was remembered says that the cutover is to come
       }
       uses.seen({ credentialId: token.id, version: token.version, address: from.address, agent: from.agent })
       return { ok: true, token, now }

@@ -24,6 +24,7 @@ export interface TokenRecord {
   cutover: CutoverMode
   cutoverAt: Date | null
   closedAt: Date | null
+  suspendedAt: Date | null
   /** When a version of the line was last retired by a cutover. */
   retiredAt: Date | null
   /** The presented one. */
@@ -39,6 +40,7 @@ const RECORD = sql`l.id, l.organization_id as "organizationId", l.workspace_id a
       w.archived_at is not null as "workspaceArchived", l.label, l.environment, l.permissions, l.resources,
       l.ip_allow_list as "ipAllowList", l.granted_role as "grantedRole", l.user_id as "userId", l.version as newest,
       l.floor, l.cutover, l.cutover_at as "cutoverAt", l.closed_at as "closedAt",
+      l.suspended_at as "suspendedAt",
       (select max(o.retired_at) from token_versions o where o.token_id = l.id) as "retiredAt", v.version,
       v.created_at as "createdAt", v.expires_at as "expiresAt", v.dead_at as "deadAt", clock_timestamp() as "readAt"
     from token_versions v

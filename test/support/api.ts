@@ -68,7 +68,7 @@ export async function call(
     ...(body === undefined ? {} : { body: body as RequestInit['body'] & string }), // fetch takes bytes too
   })
   const text = await response.text()
-  const isJson = /json/.test(response.headers.get('content-type') ?? '') && text !== ''
+  const isJson = /[/+]json/.test(response.headers.get('content-type') ?? '') && text !== ''
   const answer = { status: response.status, headers: response.headers, text, body: isJson ? JSON.parse(text) : {} }
   for (const listener of listeners) listener(answer, { method, path })
   return answer

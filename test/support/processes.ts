@@ -10,6 +10,7 @@ import { readConfig } from '../../src/config.ts'
 import { createLog } from '../../src/http/log.ts'
 import { openPostgres } from '../../src/store/database.ts'
 import { createScratchDatabase, newSink } from './databases.ts'
+import { watchedLog, watchOutput } from './log-watch.ts'
 import { freePort, type TestServer } from './server.ts'
 import { createUserAgent } from './user-agent.ts'
 import type { TestClient, TokenAnswer } from './world.ts'
@@ -62,12 +63,13 @@ export async function startProcess(options: ProcessOptions): Promise<ServerProce
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   let printed = ''
-  child.stdout.on('data', (text) => {
-    printed += text
-  })
-  child.stderr.on('data', (text) => {
-    printed += text
-  })
+  for (const stream of [child.stdout, child.stderr]) {
+    const look = watchOutput()
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      printed += text
+      look(text)
+    })
+  }
   const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()))
   const target = { port, issuer }
   const deadline = performance.now() + START_MS
@@ -188,7 +190,7 @@ async function openOperator(shared: {
   redisUrl: string
   sink: string
 }): Promise<TestServer> {
-  const logLines: string[] = []
+  const { lines: logLines, ...destination } = watchedLog()
   const opened = openPostgres(shared.databaseUrl, 3, () => {})
   const app = await createApp(
     readConfig({
@@ -200,7 +202,7 @@ async function openOperator(shared: {
     }),
     opened,
     [Buffer.from(shared.masterKey, 'base64')],
-    createLog('warn', { write: (line) => void logLines.push(line) }),
+    createLog('warn', destination),
   )
   return {
     origin: shared.issuer,

@@ -8,6 +8,7 @@ import { readConfig } from '../../src/config.ts'
 import { createLog } from '../../src/http/log.ts'
 import { type OpenedDatabase, openPostgres } from '../../src/store/database.ts'
 import { createScratchDatabase, newSink, openEmbedded } from './databases.ts'
+import { watchedLog } from './log-watch.ts'
 import { createUserAgent, type UserAgent } from './user-agent.ts'
 
 export interface TestServer {
@@ -60,8 +61,8 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
 
 /** Another process's worth of server on a database that is open already. */
 export async function startOn(config: ReturnType<typeof readConfig>, opened: OpenedDatabase): Promise<TestServer> {
-  const logLines: string[] = []
-  const log = createLog(config.logLevel, { write: (line) => void logLines.push(line) })
+  const { lines: logLines, ...destination } = watchedLog()
+  const log = createLog(config.logLevel, destination)
   const app = await createApp(config, opened, [Buffer.from(MASTER_KEY, 'base64')], log)
   await new Promise<void>((resolve) => app.server.listen(config.port, '127.0.0.1', resolve))
   return {

@@ -1,0 +1,39 @@
+// Jobs append to the audit log over the JSON API.
+import { type Route, route } from '../api/route.ts'
+import { jobRecordShape, newJobRecord, presentJobRecord } from './schemas.ts'
+import { appendRecord, type JobRecordsDeps } from './service.ts'
+
+export function jobRecordRoutes(deps: JobRecordsDeps): Route[] {
+  return [
+    route({
+      method: 'POST',
+      path: '/audit/events',
+      operationId: 'appendAuditEvent',
+      summary: 'Append a record of a job’s own to the audit log',
+      description:
+        'The workspace is the credential’s. Stored as job.<event>, found by its trace id, which must be sent. 6,000 a minute and credential.',
+      tag: 'Audit',
+      rule: { who: 'caller', permission: 'ingest', credentials: ['workspace_token', 'access_token'] },
+      body: newJobRecord,
+      repeatable: true,
+      traced: true,
+      answers: {
+        201: { description: 'As it is recorded', schema: jobRecordShape },
+        200: { description: 'The record that the same Idempotency-Key made', schema: jobRecordShape },
+      },
+      async handle({ body, principal, request, repeatable }) {
+        const { record, isRepeat } = await appendRecord(deps, {
+          principal,
+          event: body.event,
+          status: body.status,
+          occurredAt: body.occurred_at,
+          profileId: body.profile_id,
+          detail: body.detail,
+          request,
+          repeatable,
+        })
+        return { status: isRepeat ? 200 : 201, body: presentJobRecord(record) }
+      },
+    }),
+  ]
+}
