@@ -13,7 +13,14 @@ import {
   presentConnection,
   presentConnectionDetail,
 } from './schemas.ts'
-import { disconnect, findOpenConnection, listConnections, listUsedVersions, makeItSignAnew } from './service.ts'
+import {
+  disconnect,
+  findOpenConnection,
+  listConnections,
+  listUsedVersions,
+  makeItSignAnew,
+  suspendConnection,
+} from './service.ts'
 
 export interface ConnectionRoutesDeps {
   db: Db
@@ -24,6 +31,7 @@ const TAG = 'Connections'
 const SEE: Rule = { who: 'workspace', permission: 'read', role: 'member', credentials: ANY_CREDENTIAL }
 /** A member ends what they approved themselves; the service asks for more where it is somebody else's. */
 const END: Rule = { who: 'workspace', permission: 'manage', role: 'member', credentials: ANY_CREDENTIAL }
+const SUSPEND: Rule = { who: 'workspace', permission: 'manage', role: 'admin', credentials: ANY_CREDENTIAL }
 
 export function connectionRoutes({ db, revocations }: ConnectionRoutesDeps): Route[] {
   return [
@@ -89,6 +97,38 @@ export function connectionRoutes({ db, revocations }: ConnectionRoutesDeps): Rou
           ...by,
         })
         return { status: 200, body: changed }
+      },
+    }),
+    route({
+      method: 'POST',
+      path: '/workspaces/:workspace_id/connections/:connection_id/suspend',
+      operationId: 'suspendConnection',
+      summary: 'Suspend a connection: nothing of it is accepted until it is restored',
+      description: 'Its refresh tokens are kept: the integration goes on by itself once it is restored.',
+      tag: TAG,
+      rule: SUSPEND,
+      params: connectionParams,
+      body: z.strictObject({}),
+      answers: { 200: { description: 'The connection', schema: connectionShape } },
+      async handle({ params, by }) {
+        const asked = { workspaceId: params.workspace_id, id: params.connection_id, suspended: true, ...by }
+        return { status: 200, body: presentConnection(await suspendConnection(revocations, asked)) }
+      },
+    }),
+    route({
+      method: 'POST',
+      path: '/workspaces/:workspace_id/connections/:connection_id/restore',
+      operationId: 'restoreConnection',
+      summary: 'Restore a suspended connection; what was issued before stays refused',
+      description: 'A signed-in person needs a sign-in from the last ten minutes.',
+      tag: TAG,
+      rule: SUSPEND,
+      params: connectionParams,
+      body: z.strictObject({}),
+      answers: { 200: { description: 'The connection', schema: connectionShape } },
+      async handle({ params, by }) {
+        const asked = { workspaceId: params.workspace_id, id: params.connection_id, suspended: false, ...by }
+        return { status: 200, body: presentConnection(await suspendConnection(revocations, asked)) }
       },
     }),
   ]

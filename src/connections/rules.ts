@@ -6,6 +6,7 @@ import type { ConnectionFacts } from './store.ts'
 
 export type Unusable =
   | 'closed'
+  | 'suspended'
   | 'workspace_archived'
   | 'client_deleted'
   | 'user_gone'
@@ -15,6 +16,7 @@ export type Unusable =
 /** Why nothing may be issued for a connection; undefined when something may. */
 export function whyUnusable(facts: ConnectionFacts): Unusable | undefined {
   if (facts.closedAt !== null) return 'closed'
+  if (facts.suspendedAt !== null) return 'suspended'
   if (facts.workspaceArchived) return 'workspace_archived'
   if (facts.clientDeleted) return 'client_deleted'
   if (facts.userId === null) return undefined // granted by an admin to the client itself
@@ -23,12 +25,12 @@ export function whyUnusable(facts: ConnectionFacts): Unusable | undefined {
   return mayConnect(facts.role) ? undefined : 'role_too_low'
 }
 
-/** Good means: not closed, and the version at or above the floor and not above the newest (consistency §4). */
+/** Good means: not closed, not suspended, and the version at or above the floor and not above the newest (consistency §4). */
 export function isVersionGood(
-  facts: { closedAt: Date | null; floor: number; version: number },
+  facts: { closedAt: Date | null; suspendedAt: Date | null; floor: number; version: number },
   version: number,
 ): boolean {
-  return facts.closedAt === null && version >= facts.floor && version <= facts.version
+  return facts.closedAt === null && facts.suspendedAt === null && version >= facts.floor && version <= facts.version
 }
 
 /** Whether tokens of a connection are good at an API: its environment is served, and a scope of it was approved. */
@@ -82,6 +84,44 @@ export function cutToRole(requested: Requested, servers: readonly ResourceServer
   })
   return { ...requested, resources: Object.fromEntries(resources.filter(([, scopes]) => scopes.length > 0)) }
 }
+
+/** What was approved before, without what a person with this role may not grant. What no API knows any more stays as it is. */
+export function narrowToRole(approved: Approved, servers: readonly ResourceServer[], role: WorkspaceRole): Approved {
+  const refused = new Map(
+    servers.map((server) => {
+      const grantable = new Set(grantableScopes(server, role))
+      return [server.identifier, new Set(server.scopes.map(({ name }) => name).filter((name) => !grantable.has(name)))]
+    }),
+  )
+  const resources = Object.entries(approved.resources ?? {}).map(([identifier, scopes]): [string, string] => {
+    const kept = [...words(scopes)].filter((scope) => refused.get(identifier)?.has(scope) !== true)
+    return [identifier, kept.join(' ')]
+  })
+  return { ...approved, resources: Object.fromEntries(resources.filter(([, scopes]) => scopes !== '')) }
+}
+
+/**
+ * What becomes of a connection when its person's role changes: it ends where the new role holds none of it, else it signs
+ * new tokens from now on, with what the new role allows.
+ */
+export type WithRole = { kind: 'ends' } | { kind: 'narrows'; approved: Approved } | { kind: 'renews' }
+
+export function withRole(
+  approved: Approved,
+  servers: readonly ResourceServer[],
+  role: WorkspaceRole | undefined,
+): WithRole {
+  if (!mayConnect(role)) return { kind: 'ends' }
+  const narrowed = narrowToRole(approved, servers, role)
+  const before = countScopes(approved)
+  const after = countScopes(narrowed)
+  if (before === after) return { kind: 'renews' }
+  const isNothingLeft = after === 0 && words(narrowed.openid?.scope).size === 0
+  return isNothingLeft ? { kind: 'ends' } : { kind: 'narrows', approved: narrowed }
+}
+
+const countScopes = ({ resources = {} }: Approved): number =>
+  Object.values(resources).reduce((count, scopes) => count + words(scopes).size, 0)
 
 /** True when nothing that was asked for remains: there is no sense in connecting. */
 export function isNothing(requested: Requested): boolean {

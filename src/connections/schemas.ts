@@ -19,6 +19,7 @@ const connectionMembers = {
   resources: z.record(z.string(), z.string()).meta({ description: 'By API, its scopes' }),
   created_at: z.iso.datetime(),
   last_used_at: z.iso.datetime().nullable(),
+  suspended_at: z.iso.datetime().nullable().meta({ description: 'While it is, nothing of it is accepted' }),
 }
 
 export const connectionShape = z.object(connectionMembers).meta({ id: 'Connection' })
@@ -55,6 +56,7 @@ export function presentConnection(view: ConnectionView): z.input<typeof connecti
     resources: view.resources,
     created_at: rfc3339(view.createdAt),
     last_used_at: rfc3339OrNull(view.lastUse?.at ?? null),
+    suspended_at: rfc3339OrNull(view.suspendedAt),
   }
 }
 

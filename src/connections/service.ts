@@ -26,8 +26,8 @@ import type { ResourceServer } from '../resource-servers/rules.ts'
 import type { RevocationList, Revoke } from '../revocation/service.ts'
 import { batched } from '../store/batch.ts'
 import { type Db, reading, type Trx, transact } from '../store/database.ts'
-import type { Environment } from '../store/tables.ts'
-import { beyond, cutToRole, isNothing, type Requested, widen } from './rules.ts'
+import type { Approved, Environment } from '../store/tables.ts'
+import { beyond, cutToRole, isNothing, type Requested, type WithRole, widen } from './rules.ts'
 import * as store from './store.ts'
 
 /** What requests read of connections; reads that meet go to the database together. Each rejects with `unavailable`. */
@@ -48,7 +48,7 @@ export function createConnectionReads(db: Db): ConnectionReads {
 
 export type ApprovalOutcome =
   | { ok: true; connectionId: ConnectionId; granted: Requested }
-  | { ok: false; reason: 'signed_out' | 'client_gone' | 'no_role' | 'nothing_granted' }
+  | { ok: false; reason: 'signed_out' | 'client_gone' | 'no_role' | 'nothing_granted' | 'suspended' }
 
 /**
  * A person approves a client for a workspace: a new connection, or more scopes for the open one. What authorises it is
@@ -82,14 +82,14 @@ export function approve(
       granted,
       by: { actor: { kind: 'user', id: input.userId }, request: input.request },
     })
-    return { ok: true, connectionId, granted }
+    return connectionId === undefined ? { ok: false, reason: 'suspended' } : { ok: true, connectionId, granted }
   })
 }
 
 /**
  * An admin grants a confidential client to a workspace, for client credentials: a connection without a person.
  *
- * @throws {AppError} `not_found` for an unknown client or workspace
+ * @throws {AppError} `not_found` for an unknown client or workspace, `suspended` where the one that stands is
  */
 export function grantToClient(
   db: Db,
@@ -114,6 +114,7 @@ export function grantToClient(
       granted: { openidScopes: [], claims: [], resources: input.resources },
       by: input,
     })
+    if (id === undefined) throw new AppError('suspended')
     return { id, client_id: client.id, workspace_id: workspace.id, resources: input.resources }
   })
 }
@@ -126,7 +127,8 @@ interface Opening {
   by: { actor: Actor; request: RequestInfo }
 }
 
-async function openOrWiden(trx: Trx, opening: Opening): Promise<ConnectionId> {
+/** @returns undefined where one stands that is suspended: an approval must not walk around that */
+async function openOrWiden(trx: Trx, opening: Opening): Promise<ConnectionId | undefined> {
   const { userId, client, place, granted } = opening
   const id = newId('con')
   const inserted = await store.insertConnection(trx, {
@@ -145,6 +147,7 @@ async function openOrWiden(trx: Trx, opening: Opening): Promise<ConnectionId> {
   }
   const open = await store.lockOpen(trx, userId, client.id, place.workspaceId)
   if (open === undefined) throw new AppError('unavailable') // closed between the two statements: the next try opens a new one
+  if (open.suspended_at !== null) return undefined
   if (!isNothing(beyond(granted, open.approved)))
     await store.updateApproved(trx, open.id, widen(open.approved, granted))
   await recordOpening(trx, opening, { event: 'connection.approved_again', id: open.id, version: open.version })
@@ -182,7 +185,10 @@ export interface ConnectionView {
   version: number
   /** By API, its scopes. */
   resources: Record<string, string>
+  approved: Approved
   createdAt: Date
+  /** Until an admin restores it. */
+  suspendedAt: Date | null
   /** Of any of its versions. An address or an agent that nobody told is empty. */
   lastUse: { at: Date; address: string; agent: string } | undefined
   now: Date
@@ -198,7 +204,9 @@ function toView(row: Awaited<ReturnType<typeof store.listOpenInWorkspace>>[numbe
     environment: row.environment,
     version: row.version,
     resources: row.approved.resources ?? {},
+    approved: row.approved,
     createdAt: row.created_at,
+    suspendedAt: row.suspended_at,
     lastUse:
       row.last_used_at === null
         ? undefined
@@ -268,6 +276,24 @@ export function closeConnection(
   })
 }
 
+/**
+ * Ends a connection as a part of the caller's transaction, who has been let in by now. Doing it twice changes nothing.
+ *
+ * @throws {AppError} `not_found` for one that never was
+ */
+export async function endConnection(
+  trx: Trx,
+  revoke: Revoke,
+  input: { id: ConnectionId; reason: string; actor: Actor; request: RequestInfo },
+): Promise<void> {
+  const connection = await store.lockConnection(trx, input.id)
+  if (connection === undefined) throw new AppError('not_found')
+  revoke({ subject: connection.id, closed: true })
+  if (connection.closed_at !== null) return
+  await store.closeConnection(trx, connection.id, input.reason)
+  await recordEnd(trx, connection, { ...input, event: 'connection.closed', version: connection.version })
+}
+
 /** A change of one connection that somebody asks for over the API or a page. */
 export interface Asked {
   workspaceId: string
@@ -285,15 +311,17 @@ export interface AskedByOwner {
 
 /**
  * Ends a connection: everything that came of it is refused everywhere once this resolves. Whoever approved it may, and an
- * admin. Doing it twice changes nothing.
+ * admin; one that is suspended an admin alone, or its person would end it and approve another one. Doing it twice changes
+ * nothing.
  *
- * @throws {AppError} `not_found`, `role_too_low`, and what `lockAuthority` throws
+ * @throws {AppError} `not_found`, `role_too_low`, `suspended`, and what `lockAuthority` throws
  */
 export function disconnect(revocations: RevocationList, input: Asked | AskedByOwner): Promise<void> {
   return revocations.change(async (trx, revoke) => {
     const connection = await lockToChange(trx, input)
     revoke({ subject: connection.id, closed: true })
     if (connection.closed_at !== null) return
+    if (connection.suspended_at !== null && !connection.isAdmin) throw new AppError('suspended')
     await store.closeConnection(trx, connection.id, 'revoked')
     await recordEnd(trx, connection, { ...by(input), event: 'connection.closed', version: connection.version })
   })
@@ -318,6 +346,54 @@ export function makeItSignAnew(
   })
 }
 
+/**
+ * Suspends a connection, or lifts it. While it is suspended its JWTs are refused, and its refresh tokens without being
+ * consumed: they work again once it is lifted, and bring tokens of a new version. What was issued before stays refused. Part
+ * of the caller's transaction; doing it twice changes nothing, and one that has ended stays ended.
+ *
+ * @param input.reason a fixed word such as `not_attested`, never a person's text
+ * @throws {AppError} `not_found` for one that never was
+ */
+export async function setConnectionSuspended(
+  trx: Trx,
+  revoke: Revoke,
+  input: { id: ConnectionId; suspended: boolean; reason: string; actor: Actor; request: RequestInfo },
+): Promise<void> {
+  const { suspended } = input
+  const connection = await store.lockConnection(trx, input.id)
+  if (connection === undefined) throw new AppError('not_found')
+  if (connection.closed_at !== null) return revoke({ subject: connection.id, closed: true })
+  if (!(await store.setSuspended(trx, connection.id, suspended ? { reason: input.reason } : null)))
+    return revoke({ subject: connection.id, suspended })
+  const floor = suspended ? await store.raiseFloor(trx, connection.id) : connection.version
+  const event = suspended ? 'connection.suspended' : 'connection.restored'
+  await recordEnd(trx, connection, { ...input, event, version: floor })
+  revoke({ subject: connection.id, suspended, ...(suspended ? { floor } : {}) })
+}
+
+/**
+ * The same, for an admin who asks for it. Giving back what was taken takes a recent sign-in.
+ *
+ * @throws {AppError} `not_found`, `conflict` for one that has ended, and what `lockAuthority` throws
+ */
+export function suspendConnection(
+  revocations: RevocationList,
+  input: Asked & { suspended: boolean },
+): Promise<ConnectionView> {
+  const { suspended } = input
+  return revocations.change(async (trx, revoke) => {
+    const needs = { role: 'admin', recentSignIn: !suspended } as const
+    const place = await lockAuthority(trx, input.authority, input.workspaceId, needs)
+    const connection = await store.lockConnection(trx, input.id)
+    if (connection?.workspace_id !== place.workspaceId) throw new AppError('not_found')
+    if (connection.closed_at !== null) throw new AppError('conflict', { detail: 'This connection has ended.' })
+    await setConnectionSuspended(trx, revoke, { ...by(input), id: connection.id, suspended })
+    const row = await store.findOpen(trx, connection.id)
+    if (row === undefined) throw new AppError('not_found') // its client was deleted
+    return toView(row)
+  })
+}
+
 const by = ({ authority, request }: Asked | AskedByOwner) => ({
   actor: actorOf(authority),
   request,
@@ -330,10 +406,11 @@ async function lockToChange(trx: Trx, input: Asked | AskedByOwner) {
   const connection = await store.lockConnection(trx, input.id)
   if (connection?.workspace_id !== place.workspaceId) throw new AppError('not_found')
   const isOwn = input.authority.kind === 'person' && connection.user_id === input.authority.userId
-  if (!isOwn && !isAtLeast(place.role, 'admin')) {
+  const isAdmin = isAtLeast(place.role, 'admin')
+  if (!isOwn && !isAdmin) {
     throw new AppError('role_too_low', { detail: 'Only an admin ends what somebody else approved.' })
   }
-  return connection
+  return { ...connection, isAdmin }
 }
 
 /** No role counts: whoever has left a workspace still ends what they approved there. */
@@ -342,7 +419,7 @@ async function lockOwn(trx: Trx, { id, authority }: AskedByOwner) {
   if (!(await lockSignedIn(trx, userId, signedInAt))) throw new AppError('unauthorized')
   const connection = await store.lockConnection(trx, id)
   if (connection?.user_id !== userId) throw new AppError('not_found')
-  return connection
+  return { ...connection, isAdmin: false }
 }
 
 /** False for a session from before "sign out everywhere", and for a person who is suspended or gone. */
@@ -422,38 +499,49 @@ export async function closeAllOf(
   }
 }
 
+/** A person's open connections in these workspaces, locked to change them. */
+export const lockConnectionsIn = store.lockOpenOfPersonIn
+export type LockedConnection = Awaited<ReturnType<typeof lockConnectionsIn>>[number]
+
 /**
- * A person's role in some workspaces has fallen, or is gone: connections that they can no longer hold are closed, the
- * others sign new tokens from now on, which say what the new role allows. Part of the transaction that changes the role.
- *
- * @param mayStay whether the new role still lets them hold one in that workspace
+ * A person's role has changed: what it no longer holds of a connection is gone, and what was issued is dead. Part of the
+ * transaction that changes the role.
  */
-export async function endWithRole(
+export async function applyRole(
   trx: Trx,
   revoke: Revoke,
   input: {
-    userId: UserId
-    workspaceIds: readonly WorkspaceId[]
-    mayStay: (workspaceId: WorkspaceId) => boolean
+    connection: LockedConnection
+    outcome: WithRole
     reason: string
     actor: Actor
     request: RequestInfo
   },
 ): Promise<void> {
-  for (const connection of await store.lockOpenOfPersonIn(trx, input.userId, input.workspaceIds)) {
-    const stays = input.mayStay(connection.workspace_id)
-    const floor = stays ? await store.raiseFloor(trx, connection.id) : undefined
-    if (!stays) await store.closeConnection(trx, connection.id, input.reason)
-    const event = stays ? 'connection.version_raised' : 'connection.closed'
-    await recordEnd(trx, connection, { ...input, event, version: floor ?? connection.version })
-    revoke(floor === undefined ? { subject: connection.id, closed: true } : { subject: connection.id, floor })
+  const { connection, outcome, ...by } = input
+  if (outcome.kind === 'ends') {
+    await store.closeConnection(trx, connection.id, by.reason)
+    await recordEnd(trx, connection, { ...by, event: 'connection.closed', version: connection.version })
+    return revoke({ subject: connection.id, closed: true })
   }
+  if (outcome.kind === 'narrows') await store.updateApproved(trx, connection.id, outcome.approved)
+  const floor = await store.raiseFloor(trx, connection.id)
+  const narrowed = outcome.kind === 'narrows' ? { resources: outcome.approved.resources ?? {} } : {}
+  await recordEnd(trx, connection, { ...by, event: 'connection.version_raised', version: floor, detail: narrowed })
+  revoke({ subject: connection.id, floor })
 }
 
 function recordEnd(
   trx: Trx,
   connection: Awaited<ReturnType<typeof store.lockOpenOfPersonAnywhere>>[number],
-  what: { event: string; version: number; reason: string; actor: Actor; request: RequestInfo },
+  what: {
+    event: string
+    version: number
+    reason: string
+    detail?: Record<string, unknown>
+    actor: Actor
+    request: RequestInfo
+  },
 ): Promise<void> {
   return record(trx, {
     event: what.event,
@@ -466,6 +554,6 @@ function recordEnd(
     clientId: connection.client_id,
     credentialId: connection.id,
     tokenVersion: what.version,
-    detail: { reason: what.reason },
+    detail: { reason: what.reason, ...what.detail },
   })
 }

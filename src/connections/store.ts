@@ -17,6 +17,7 @@ export interface ConnectionFacts {
   floor: number
   approved: Approved
   closedAt: Date | null
+  suspendedAt: Date | null
   workspaceArchived: boolean
   clientDeleted: boolean
   user: { email: string; name: string; suspendedAt: Date | null; sessionsNotBefore: Date | null } | undefined
@@ -40,6 +41,7 @@ export interface FactsRow {
   floor: number
   approved: Approved
   closed_at: Date | null
+  connection_suspended_at: Date | null
   archived_at: Date | null
   client_deleted_at: Date | null
   email: string | null
@@ -53,7 +55,7 @@ export interface FactsRow {
 
 /** What `toFacts` reads, of connections as c with their joins. */
 export const FACTS = sql`c.id, c.user_id, c.client_id, c.workspace_id, c.organization_id, c.environment, c.version, c.floor,
-  c.approved, c.closed_at, w.archived_at, cl.deleted_at as client_deleted_at, u.email, u.name, u.suspended_at,
+  c.approved, c.closed_at, c.suspended_at as connection_suspended_at, w.archived_at, cl.deleted_at as client_deleted_at, u.email, u.name, u.suspended_at,
   u.sessions_not_before, m.role as workspace_role, om.role as organization_role, clock_timestamp() as read_at`
 
 /** Each by its primary key, from one connection. */
@@ -76,6 +78,7 @@ export function toFacts(row: FactsRow): ConnectionFacts {
     floor: row.floor,
     approved: row.approved,
     closedAt: row.closed_at,
+    suspendedAt: row.connection_suspended_at,
     workspaceArchived: row.archived_at !== null,
     clientDeleted: row.client_deleted_at !== null,
     user:
@@ -159,7 +162,7 @@ export async function insertConnection(
 export function lockOpen(trx: Trx, userId: UserId | null, clientId: string, workspaceId: WorkspaceId) {
   return trx
     .selectFrom('connections')
-    .select(['id', 'version', 'approved'])
+    .select(['id', 'version', 'approved', 'suspended_at'])
     .where('user_id', userId === null ? 'is' : '=', userId)
     .where('client_id', '=', clientId)
     .where('workspace_id', '=', workspaceId)
@@ -242,6 +245,7 @@ function open(executor: Executor) {
       'c.version',
       'c.approved',
       'c.created_at',
+      'c.suspended_at',
       'last.last_used_at',
       'last.last_used_address',
       'last.last_used_agent',
@@ -296,6 +300,26 @@ export async function closeConnection(trx: Trx, id: ConnectionId, reason: string
     .deleteFrom('refresh_tokens')
     .where('family_id', 'in', trx.selectFrom('families').select('id').where('connection_id', '=', id)) // refresh_tokens_by_family
     .execute()
+}
+
+/** Suspends a connection, or lifts it; its families and refresh tokens stay. False when it was so before. Primary key. */
+export async function setSuspended(
+  trx: Trx,
+  id: ConnectionId,
+  suspension: { reason: string } | null,
+): Promise<boolean> {
+  const query = trx.updateTable('connections').where('id', '=', id)
+  const result =
+    suspension === null
+      ? await query
+          .set({ suspended_at: null, suspend_reason: null })
+          .where('suspended_at', 'is not', null)
+          .executeTakeFirst()
+      : await query
+          .set({ suspended_at: sql<Date>`clock_timestamp()`, suspend_reason: suspension.reason })
+          .where('suspended_at', 'is', null)
+          .executeTakeFirst()
+  return result.numUpdatedRows === 1n
 }
 
 /** Raises version and floor together: everything issued so far is below the floor. */

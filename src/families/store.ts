@@ -116,7 +116,7 @@ function authority(facts: ConnectionFacts): RawBuilder<unknown> {
       select 1 from clients where id = ${facts.clientId} and deleted_at is null and exists (select from place) for share),
     authority as materialized (
       select 1 from connections
-      where id = ${facts.id} and closed_at is null and version = ${facts.version}::int and exists (select from client)
+      where id = ${facts.id} and closed_at is null and suspended_at is null and version = ${facts.version}::int and exists (select from client)
         and (select role from workspace_role) is not distinct from ${facts.workspaceRole}::text
         and (select role from organization_role) is not distinct from ${facts.organizationRole}::text
       for share)`

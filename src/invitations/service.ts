@@ -3,21 +3,22 @@
 import { emailKey } from '../accounts/rules.ts'
 import { type AccountsDeps, createUserIn, digestNewPassword } from '../accounts/service.ts'
 import { lockUser } from '../accounts/store.ts'
-import { record } from '../audit/service.ts'
+import { type Actor, type RequestInfo, record } from '../audit/service.ts'
 import { whyUnusable } from '../connections/rules.ts'
 import { findConnection } from '../connections/store.ts'
 import { digestOf, randomSecret, type Secret } from '../crypto/secret.ts'
 import { AppError } from '../errors.ts'
 import { isConnectionId, isKeyId, isUserId, newId, type UserId } from '../ids.ts'
-import { effectiveRole, isAtLeast, mayChangeOwners } from '../organizations/rules.ts'
+import { effectiveRole, mayChangeOwners } from '../organizations/rules.ts'
 import type { Asked } from '../organizations/service.ts'
 import * as organizations from '../organizations/store.ts'
 import { KEY_ROLE } from '../principals/rules.ts'
 import { actorOf, lockAdmin, type Owner } from '../principals/service.ts'
-import { type Db, reading, readTime, type Trx, transact } from '../store/database.ts'
+import { type Db, type Executor, reading, readTime, type Trx, transact } from '../store/database.ts'
 import type { OrganizationRole, WorkspaceRole } from '../store/tables.ts'
 import { goodVersions } from '../workspace-tokens/rules.ts'
 import { findAnyLine } from '../workspace-tokens/store.ts'
+import { type Held, mayInvite } from './rules.ts'
 import * as store from './store.ts'
 
 export type InvitationTarget =
@@ -73,6 +74,31 @@ export function cancel(db: Db, input: { owner: Owner; id: string } & Asked): Pro
       throw new AppError('not_found')
     await recordEvent(trx, invitation, { ...input, event: 'invitation.cancelled' })
   })
+}
+
+/** Open invitations that a person sent, in whatever place: what becomes of them is decided with the person's role. */
+export function listSent(executor: Executor, userId: UserId): Promise<store.InvitationRow[]> {
+  return store.listOpenBySender(executor, userId)
+}
+
+/** Ends invitations that nobody could accept any more. Part of the transaction of what happened to their sender. */
+export async function cancelSent(
+  trx: Trx,
+  invitations: readonly store.InvitationRow[],
+  by: { actor: Actor; request: RequestInfo; reason: string },
+): Promise<void> {
+  for (const invitation of invitations) {
+    if (!(await store.endOpen(trx, invitation.id, 'cancelled'))) continue // accepted just now
+    await record(trx, {
+      event: 'invitation.cancelled',
+      status: 'pass',
+      actor: by.actor,
+      request: by.request,
+      organizationId: invitation.organization_id,
+      workspaceId: invitation.workspace_id,
+      detail: { invitation: invitation.id, role: invitation.role, reason: by.reason },
+    })
+  }
 }
 
 export function listOpen(db: Db, place: store.InvitationPlace): Promise<store.InvitationRow[]> {
@@ -200,16 +226,6 @@ async function couldStillInvite(trx: Trx, invitation: store.InvitationRow): Prom
       ? organizationMember?.role
       : effectiveRole(member?.role ?? null, organizationMember?.role ?? null)
   return mayInvite(role, { role: held, organizationRole: organizationMember?.role })
-}
-
-interface Held {
-  role: WorkspaceRole | undefined
-  organizationRole: OrganizationRole | undefined
-}
-
-function mayInvite(invitedAs: WorkspaceRole, held: Held): boolean {
-  if (held.role === undefined || !isAtLeast(held.role, 'admin')) return false
-  return invitedAs !== 'owner' || mayChangeOwners(held.role, held.organizationRole)
 }
 
 /** What the person of a connection holds, as long as the connection stands. */

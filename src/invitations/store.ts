@@ -26,6 +26,18 @@ export function listOpen(executor: Executor, place: InvitationPlace): Promise<In
   return at(executor, place).orderBy('id').execute()
 }
 
+/** What a person sent and nobody has accepted yet, wherever. By invitations_by_sender. */
+export function listOpenBySender(executor: Executor, sender: string): Promise<InvitationRow[]> {
+  return executor
+    .selectFrom('invitations')
+    .selectAll()
+    .where('created_by', '=', sender)
+    .where('ended_at', 'is', null)
+    .where('expires_at', '>', sql<Date>`clock_timestamp()`)
+    .orderBy('id')
+    .execute()
+}
+
 /** Locks an open invitation of a place to end it. Primary key. */
 export function lockOpen(trx: Trx, place: InvitationPlace, id: string): Promise<InvitationRow | undefined> {
   return at(trx, place)

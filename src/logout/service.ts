@@ -56,7 +56,11 @@ export function endSession(db: Db, end: SessionEnd, request: RequestInfo): Promi
  */
 export function endEverySession(
   trx: Trx,
-  input: { userId: UserId; reason: 'signed_out_everywhere' | 'password_set' | 'suspended'; request: RequestInfo },
+  input: {
+    userId: UserId
+    reason: 'signed_out_everywhere' | 'password_set' | 'suspended' | 'erased'
+    request: RequestInfo
+  },
 ): Promise<number> {
   return store.endEveryClientSession(trx, input.userId, { reason: input.reason, traceId: input.request.traceId })
 }

@@ -1,6 +1,6 @@
 // JWT access tokens (RFC 9068) as we check them, wherever one is presented to us; and as we sign those that the library
 // does not make.
-import { createLocalJWKSet, importJWK, type JWTPayload, jwtVerify, SignJWT } from 'jose'
+import { createLocalJWKSet, errors, importJWK, type JWTPayload, jwtVerify, SignJWT } from 'jose'
 import { isVersionGood, whyUnusable } from '../connections/rules.ts'
 import type { ConnectionReads } from '../connections/service.ts'
 import type { Keys } from '../crypto/keys.ts'
@@ -10,7 +10,7 @@ import { type Entry, endsIssuedAt, endsVersion } from '../revocation/rules.ts'
 import type { RevocationList } from '../revocation/service.ts'
 import { findEntries } from '../revocation/store.ts'
 import { type Db, reading } from '../store/database.ts'
-import { tokenFault } from '../verification/rules.ts'
+import { type Refused, refusedForPlace, refusedForVersion, refusedToken, tokenFault } from '../verification/rules.ts'
 import { findTokenVersion } from '../verification/store.ts'
 
 export interface AccessTokensDeps {
@@ -39,8 +39,12 @@ export interface AccessTokenClaims extends JWTPayload {
 export interface AccessTokens {
   /** Signature, type, issuer and time (RFC 9068 §4). What is behind the token is asked by `stands`. */
   check(token: string): Promise<AccessTokenClaims | undefined>
+  /** The same of one whose time is over as well: that it was ours once is worth a record, and nothing else. */
+  recognise(token: string): Promise<AccessTokenClaims | undefined>
   /** Whether neither the token nor what is behind it has ended, by the database's time. @throws {AppError} `unavailable` */
   stands(claims: AccessTokenClaims): Promise<boolean>
+  /** Why it does not stand, for its owners; undefined where it does. @throws {AppError} `unavailable` */
+  refusal(claims: AccessTokenClaims): Promise<Refused | undefined>
   /** Signs claims as they are. */
   sign(claims: Omit<AccessTokenClaims, 'iss'>): Promise<string>
 }
@@ -68,42 +72,53 @@ export function createAccessTokens(deps: AccessTokensDeps): AccessTokens {
     if (oldest !== undefined) checked.delete(oldest)
   }
 
-  return {
-    async check(token) {
-      if (token.length > MOST_CHARACTERS || !/^[\w-]+\.[\w-]+\.[\w-]+$/.test(token)) return undefined
-      const digest = digestOf(token)
-      const known = checked.get(digest)
-      if (known !== undefined) return known.exp > Math.floor(Date.now() / 1000) ? known : undefined
-      try {
-        const { payload } = await jwtVerify(token, publicKeys, {
-          issuer: deps.issuer,
-          typ: 'at+jwt',
-          algorithms: ['ES256'],
-          requiredClaims: REQUIRED,
-        })
-        const claims = Object.freeze(payload as AccessTokenClaims) // signed by us, with these members
-        remember(digest, claims)
-        return claims
-      } catch {
-        return undefined
-      }
-    },
+  async function recognise(token: string): Promise<AccessTokenClaims | undefined> {
+    if (token.length > MOST_CHARACTERS || !/^[\w-]+\.[\w-]+\.[\w-]+$/.test(token)) return undefined
+    const digest = digestOf(token)
+    const known = checked.get(digest)
+    if (known !== undefined) return known
+    try {
+      const { payload } = await jwtVerify(token, publicKeys, {
+        issuer: deps.issuer,
+        typ: 'at+jwt',
+        algorithms: ['ES256'],
+        requiredClaims: REQUIRED,
+      })
+      const claims = Object.freeze(payload as AccessTokenClaims) // signed by us, with these members
+      remember(digest, claims)
+      return claims
+    } catch (error) {
+      // Its time is looked at last: all else was good.
+      return error instanceof errors.JWTExpired ? (error.payload as AccessTokenClaims) : undefined
+    }
+  }
 
-    async stands(claims) {
-      const version = parseVersion(claims.token_version)
-      if (version === undefined) return false
-      const { revocations } = deps
-      if (revocations.isLive()) {
-        if (isOver(claims, revocations.now()) || hasEnded(claims, version, revocations.now(), revocations.entry))
-          return false
-        // All that ends a token is on the list. A connection's row says besides what its person may do now.
-        return isKeyId(claims.credential_id) || isCredentialGood(deps, claims, version)
-      }
-      const entries = await reading(findEntries(deps.db, subjectsOf(claims)))
-      // Whether a floor has risen by now is judged by the row, read below, on the database's time.
-      if (hasEnded(claims, version, 0, (subject) => entries.get(subject))) return false
-      return isCredentialGood(deps, claims, version)
+  async function refusal(claims: AccessTokenClaims): Promise<Refused | undefined> {
+    const version = parseVersion(claims.token_version)
+    if (version === undefined) return 'ended'
+    const { revocations } = deps
+    // By this machine's clock, or by the database's. What has ended besides says more; what is over stays so without it.
+    if (isOver(claims, Date.now()) || (revocations.isLive() && isOver(claims, revocations.now())))
+      return (await endOfCredential(deps, claims, version).catch(() => undefined)) ?? 'expired'
+    if (revocations.isLive()) {
+      const ended = endOnList(claims, version, revocations.now(), revocations.entry)
+      // All that ends a token is on the list. A connection's row says besides what its person may do now.
+      return ended ?? (isKeyId(claims.credential_id) ? undefined : endOfCredential(deps, claims, version))
+    }
+    const entries = await reading(findEntries(deps.db, subjectsOf(claims)))
+    // Whether a floor has risen by now is judged by the row, read below, on the database's time.
+    const ended = endOnList(claims, version, 0, (subject) => entries.get(subject))
+    return ended ?? endOfCredential(deps, claims, version)
+  }
+
+  return {
+    recognise,
+    async check(token) {
+      const claims = await recognise(token)
+      return claims !== undefined && claims.exp > Math.floor(Date.now() / 1000) ? claims : undefined
     },
+    refusal,
+    stands: async (claims) => (await refusal(claims)) === undefined,
 
     async sign(claims) {
       return new SignJWT({ iss: deps.issuer, ...claims })
@@ -124,31 +139,41 @@ function subjectsOf(claims: AccessTokenClaims): string[] {
   return [`jti:${jti}`, credential_id, workspace_id, sub, client_id, 'everything']
 }
 
-/** Whether an entry of the list ends it. */
-function hasEnded(
+/** Why an entry of the list ends it. */
+function endOnList(
   claims: AccessTokenClaims,
   version: number,
   nowMs: number,
   entryOf: (subject: string) => Entry | undefined,
-): boolean {
+): Refused | undefined {
   const [jti = '', credential = '', ...places] = subjectsOf(claims)
-  if (endsVersion(entryOf(jti), version, nowMs) || endsVersion(entryOf(credential), version, nowMs)) return true
-  return places.some((subject) => endsIssuedAt(entryOf(subject), claims.iat))
+  if (endsVersion(entryOf(jti), version, nowMs)) return 'revoked'
+  const ended = refusedForVersion(entryOf(credential), isKeyId(credential) ? 'key' : 'connection', { version, nowMs })
+  if (ended !== undefined) return ended
+  // The credential's own as well: what came from it before it was suspended stays refused once that is lifted.
+  const place = [credential, ...places].find((subject) => endsIssuedAt(entryOf(subject), claims.iat))
+  return place === undefined ? undefined : refusedForPlace(entryOf(place))
 }
 
 /** What the rows themselves say. */
-async function isCredentialGood(deps: AccessTokensDeps, claims: AccessTokenClaims, version: number): Promise<boolean> {
+async function endOfCredential(
+  deps: AccessTokensDeps,
+  claims: AccessTokenClaims,
+  version: number,
+): Promise<Refused | undefined> {
   if (isKeyId(claims.credential_id)) {
     const record = await reading(findTokenVersion(deps.db, claims.credential_id, version))
-    return (
-      record !== undefined &&
-      !isOver(claims, record.readAt.getTime()) &&
-      tokenFault(record, record.readAt) === undefined
-    )
+    if (record === undefined) return 'ended'
+    const fault = tokenFault(record, record.readAt)
+    if (fault !== undefined) return refusedToken(fault)
+    return isOver(claims, record.readAt.getTime()) ? 'expired' : undefined
   }
   const facts = await deps.reads.connection(claims.credential_id)
-  if (facts === undefined || isOver(claims, facts.readAt.getTime())) return false
-  return isVersionGood(facts, version) && whyUnusable(facts) === undefined
+  if (facts === undefined) return 'ended'
+  const why = whyUnusable(facts)
+  if (why === 'suspended' || why === 'user_suspended') return 'suspended'
+  if (why !== undefined || !isVersionGood(facts, version)) return 'ended'
+  return isOver(claims, facts.readAt.getTime()) ? 'expired' : undefined
 }
 
 /** `"v3"` → 3. Undefined for any other form. */

@@ -277,11 +277,15 @@ async function postConsent(deps: InteractionsDeps, ctx: Context): Promise<void> 
   })
   if (outcome.ok) return finish(deps, ctx, { consent: { grantId: outcome.connectionId } })
   if (outcome.reason === 'signed_out' || outcome.reason === 'client_gone') throw new AppError('expired_interaction')
-  const why =
-    outcome.reason === 'no_role'
-      ? 'You cannot connect an app to that workspace. Choose another one, or ask its admin.'
-      : 'Your role in that workspace allows none of what this app asks for. Choose another one, or ask its admin.'
-  return showConsent(deps, ctx, interaction, why)
+  return showConsent(deps, ctx, interaction, WHY_NOT[outcome.reason])
+}
+
+const WHY_NOT = {
+  no_role: 'You cannot connect an app to that workspace. Choose another one, or ask its admin.',
+  nothing_granted:
+    'Your role in that workspace allows none of what this app asks for. Choose another one, or ask its admin.',
+  suspended:
+    'Your connection of this app to that workspace is suspended. Choose another one, or ask its admin to restore it.',
 }
 
 /** Of all that the page says and the answer approves. */
@@ -318,10 +322,18 @@ function describeWorkspaces(offer: Offer, wanted: unknown): ConsentPage['workspa
 }
 
 function canConnect(offer: Offer, workspace: ReachableWorkspace): boolean {
+  if (isSuspended(offer, workspace)) return false
   return mayConnect(workspace.role) && !isNothing(cutToRole(offer.requested, offer.servers, workspace.role))
 }
 
+/** An approval must not walk around that. */
+function isSuspended(offer: Offer, workspace: ReachableWorkspace): boolean {
+  return offer.open.some((facts) => facts.workspaceId === workspace.id && facts.suspendedAt !== null)
+}
+
 function noteOn(offer: Offer, workspace: ReachableWorkspace): string | undefined {
+  if (isSuspended(offer, workspace))
+    return 'Your connection of this app here is suspended. Ask an admin of this workspace to restore it.'
   if (!mayConnect(workspace.role)) return 'Viewers cannot connect apps. Ask an admin of this workspace.'
   if (!canConnect(offer, workspace))
     return 'Your role here allows none of what this app asks for. Ask an admin of this workspace.'

@@ -13,6 +13,7 @@ import {
   transferOwnership,
 } from '../members/service.ts'
 import type { Principal } from '../principals/rules.ts'
+import type { ResourceServers } from '../resource-servers/service.ts'
 import type { RevocationList } from '../revocation/service.ts'
 import type { Db } from '../store/database.ts'
 import { rfc3339 } from '../times.ts'
@@ -31,6 +32,7 @@ import {
 export interface OrganizationRoutesDeps {
   db: Db
   revocations: RevocationList
+  resourceServers: ResourceServers
 }
 
 const memberParams = shapes.workspaceParams.extend({ user_id: z.string() })
@@ -41,7 +43,8 @@ export function organizationRoutes(deps: OrganizationRoutesDeps): Route[] {
   return [...workspaceRoutes(deps), ...memberRoutes(deps), ...ofOrganizations(deps)]
 }
 
-function workspaceRoutes({ db, revocations }: OrganizationRoutesDeps): Route[] {
+function workspaceRoutes(deps: OrganizationRoutesDeps): Route[] {
+  const { db, revocations } = deps
   const tag = 'Workspaces'
   const detail = { 200: { description: 'The workspace', schema: shapes.workspaceDetailShape } }
   return [
@@ -143,7 +146,7 @@ function workspaceRoutes({ db, revocations }: OrganizationRoutesDeps): Route[] {
       body: shapes.transfer,
       answers: detail,
       async handle({ params, body, by }) {
-        await transferOwnership(revocations, { workspaceId: params.workspace_id, userId: body.user_id, ...by })
+        await transferOwnership(deps, { workspaceId: params.workspace_id, userId: body.user_id, ...by })
         const found = await findReached(db, params.workspace_id, null)
         if (found === undefined) throw new AppError('not_found')
         return { status: 200, body: shapes.presentWorkspaceDetail(found.workspace) }
@@ -152,7 +155,8 @@ function workspaceRoutes({ db, revocations }: OrganizationRoutesDeps): Route[] {
   ]
 }
 
-function memberRoutes({ db, revocations }: OrganizationRoutesDeps): Route[] {
+function memberRoutes(deps: OrganizationRoutesDeps): Route[] {
+  const { db } = deps
   const tag = 'Members'
   const member = { description: 'The member', schema: shapes.memberShape }
   return [
@@ -202,7 +206,7 @@ function memberRoutes({ db, revocations }: OrganizationRoutesDeps): Route[] {
       body: shapes.roleChange,
       answers: { 200: member },
       async handle({ params, body, by }) {
-        const changed = await changeRole(revocations, {
+        const changed = await changeRole(deps, {
           workspaceId: params.workspace_id,
           userId: params.user_id,
           role: body.role,
@@ -221,7 +225,7 @@ function memberRoutes({ db, revocations }: OrganizationRoutesDeps): Route[] {
       params: memberParams,
       answers: NO_CONTENT,
       async handle({ params, by }) {
-        await removeFromWorkspace(revocations, {
+        await removeFromWorkspace(deps, {
           workspaceId: params.workspace_id,
           userId: params.user_id,
           ...by,
@@ -232,7 +236,8 @@ function memberRoutes({ db, revocations }: OrganizationRoutesDeps): Route[] {
   ]
 }
 
-function ofOrganizations({ db, revocations }: OrganizationRoutesDeps): Route[] {
+function ofOrganizations(deps: OrganizationRoutesDeps): Route[] {
+  const { db } = deps
   const tag = 'Organizations'
   return [
     route({
@@ -260,7 +265,7 @@ function ofOrganizations({ db, revocations }: OrganizationRoutesDeps): Route[] {
       body: shapes.organizationRoleChange,
       answers: { 200: { description: 'The member', schema: shapes.memberShape } },
       async handle({ params, body, by }) {
-        const member = await changeOrganizationRole(revocations, {
+        const member = await changeOrganizationRole(deps, {
           organizationId: params.organization_id,
           userId: params.user_id,
           role: body.role,
@@ -279,7 +284,7 @@ function ofOrganizations({ db, revocations }: OrganizationRoutesDeps): Route[] {
       params: organizationMemberParams,
       answers: NO_CONTENT,
       async handle({ params, by }) {
-        await removeFromOrganization(revocations, {
+        await removeFromOrganization(deps, {
           organizationId: params.organization_id,
           userId: params.user_id,
           ...by,

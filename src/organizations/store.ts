@@ -273,8 +273,8 @@ export async function archiveWorkspace(trx: Trx, id: WorkspaceId): Promise<void>
 }
 
 /** The workspace is locked by now, so that two owners cannot leave at once. Primary key. */
-export async function countOtherOwners(trx: Trx, workspaceId: WorkspaceId, userId: UserId): Promise<number> {
-  const { count } = await trx
+export async function countOtherOwners(executor: Executor, workspaceId: WorkspaceId, userId: UserId): Promise<number> {
+  const { count } = await executor
     .selectFrom('workspace_members as m')
     .innerJoin('users as u', 'u.id', 'm.user_id')
     .select((value) => value.fn.countAll<string>().as('count'))
@@ -316,11 +316,11 @@ export function lockOrganizationForUpdate(trx: Trx, id: string) {
 
 /** The organization is locked by now. Primary key. */
 export async function countOtherOrganizationOwners(
-  trx: Trx,
+  executor: Executor,
   organizationId: OrganizationId,
   userId: UserId,
 ): Promise<number> {
-  const { count } = await trx
+  const { count } = await executor
     .selectFrom('organization_members as m')
     .innerJoin('users as u', 'u.id', 'm.user_id')
     .select((value) => value.fn.countAll<string>().as('count'))
@@ -344,9 +344,18 @@ export async function deleteOrganizationMember(
     .execute()
 }
 
-/** Where a person is a member, among an organization's active workspaces; locked to change it. By workspaces_by_organization. */
+/** Locks all active workspaces of an organization, with a person's role in each. By workspaces_by_organization. */
 export function lockWorkspacesWithMember(trx: Trx, organizationId: OrganizationId, userId: UserId) {
-  return trx
+  return workspacesWithMember(trx, organizationId, userId).forUpdate('w').execute()
+}
+
+/** The same, to look at. */
+export function listWorkspacesWithMember(executor: Executor, organizationId: OrganizationId, userId: UserId) {
+  return workspacesWithMember(executor, organizationId, userId).execute()
+}
+
+function workspacesWithMember(executor: Executor, organizationId: OrganizationId, userId: UserId) {
+  return executor
     .selectFrom('workspaces as w')
     .leftJoin('workspace_members as m', (join) =>
       join.onRef('m.workspace_id', '=', 'w.id').on('m.user_id', '=', userId),
@@ -355,6 +364,4 @@ export function lockWorkspacesWithMember(trx: Trx, organizationId: OrganizationI
     .where('w.organization_id', '=', organizationId)
     .where('w.archived_at', 'is', null)
     .orderBy('w.id')
-    .forUpdate('w')
-    .execute()
 }

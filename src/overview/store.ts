@@ -1,4 +1,4 @@
-// SQL of what pages say about workspaces and people: counts, owners, and what stands on somebody's role.
+// SQL of what pages say about workspaces and people: counts, owners and roles.
 import { sql } from 'kysely'
 import type { OrganizationId, UserId, WorkspaceId } from '../ids.ts'
 import type { Executor } from '../store/database.ts'
@@ -67,35 +67,5 @@ export function listRolesIn(
     .where('w.organization_id', '=', organizationId)
     .where('w.archived_at', 'is', null)
     .orderBy('w.id')
-    .execute()
-}
-
-/** A person's open connections in an organization, oldest first. By connections_one_open_a_person. */
-export function listConnectionsOf(executor: Executor, organizationId: OrganizationId, userId: UserId) {
-  return executor
-    .selectFrom('connections as c')
-    .innerJoin('workspaces as w', 'w.id', 'c.workspace_id')
-    .innerJoin('clients as cl', 'cl.id', 'c.client_id')
-    .select(['c.id', 'c.workspace_id', 'w.name as workspace_name', 'cl.name as client_name', 'c.created_at'])
-    .where('c.user_id', '=', userId)
-    .where('c.organization_id', '=', organizationId)
-    .where('c.closed_at', 'is', null)
-    .where('cl.deleted_at', 'is', null)
-    .where('w.archived_at', 'is', null)
-    .orderBy('c.created_at')
-    .orderBy('c.id')
-    .execute()
-}
-
-/** Open tokens that a person made in an organization's active workspaces. By workspaces_by_organization and token_lines_by_workspace. */
-export function listTokensMadeBy(executor: Executor, organizationId: OrganizationId, userId: UserId) {
-  return executor
-    .selectFrom('workspaces as w')
-    .innerJoin('token_lines as t', 't.workspace_id', 'w.id')
-    .select('w.id as workspace_id')
-    .where('w.organization_id', '=', organizationId)
-    .where('w.archived_at', 'is', null)
-    .where('t.user_id', '=', userId)
-    .where('t.closed_at', 'is', null)
     .execute()
 }

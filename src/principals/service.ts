@@ -156,7 +156,7 @@ async function lockCredential(
   if (authority.kind === 'person') return { role: undefined, userId: authority.userId }
   if (authority.kind === 'connection') {
     const connection = await connections.lockConnection(trx, authority.id)
-    const state = connection && { ...connection, closedAt: connection.closed_at }
+    const state = connection && { ...connection, closedAt: connection.closed_at, suspendedAt: connection.suspended_at }
     if (state === undefined || !isVersionGood(state, authority.version)) throw new AppError('unauthorized')
     if (state.workspace_id !== place.workspaceId) throw new AppError('workspace_mismatch')
     return { role: KEY_ROLE, userId: state.user_id }

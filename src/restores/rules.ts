@@ -23,12 +23,14 @@ export interface LostMembership {
 export interface LostConnection {
   id: ConnectionId
   closed: boolean
+  suspended: boolean
   floor: number
 }
 
 export interface LostToken {
   id: KeyId
   closed: boolean
+  suspended: boolean
   floor: number
   dead: readonly number[]
   /** A floor that was set to rise at a time: it rises now. */
@@ -37,7 +39,7 @@ export interface LostToken {
 
 export function sortOut(entries: readonly WrittenEntry[]): Lost {
   const lost: Lost = { people: [], workspaces: [], clients: [], memberships: [], connections: [], tokens: [] }
-  for (const { subject, closed, floor, dead, nextFloor, role } of entries) {
+  for (const { subject, closed, suspended, floor, dead, nextFloor, role } of entries) {
     const [kind, placeId = '', userId = ''] = subject.split(':')
     const isPlace = isWorkspaceId(placeId) || isOrganizationId(placeId)
     if (isUserId(subject)) lost.people.push(subject)
@@ -45,9 +47,9 @@ export function sortOut(entries: readonly WrittenEntry[]): Lost {
     else if (subject.startsWith('cl_') && closed) lost.clients.push(subject)
     else if (kind === 'membership' && isPlace && isUserId(userId) && role !== null)
       lost.memberships.push({ place_id: placeId, user_id: userId, role })
-    else if (isConnectionId(subject)) lost.connections.push({ id: subject, closed, floor: floor ?? 1 })
+    else if (isConnectionId(subject)) lost.connections.push({ id: subject, closed, suspended, floor: floor ?? 1 })
     else if (isKeyId(subject))
-      lost.tokens.push({ id: subject, closed, floor: floor ?? 1, dead, next_floor: nextFloor ?? 1 })
+      lost.tokens.push({ id: subject, closed, suspended, floor: floor ?? 1, dead, next_floor: nextFloor ?? 1 })
   }
   return lost
 }

@@ -165,7 +165,7 @@ function tellOfCredential(trx: Trx, by: By, event: string, ended: store.EndedCre
 
 /** The state of a subject, once more; what was issued to it up to now is refused with everything else. */
 function changeOf(entry: WrittenEntry): RevocationChange {
-  const { subject, floor, dead, closed, denied, role } = entry
+  const { subject, floor, dead, closed, denied, role, suspended } = entry
   const isPerson = subject.startsWith('usr_')
   return {
     subject,
@@ -174,6 +174,6 @@ function changeOf(entry: WrittenEntry): RevocationChange {
     denied,
     ...(floor === null ? {} : { floor }),
     ...(role === null ? {} : { role }),
-    ...(isPerson ? { suspended: true, notBeforeNow: true } : {}),
+    ...(isPerson ? { suspended: true, notBeforeNow: true } : suspended ? { suspended } : {}),
   }
 }

@@ -101,15 +101,17 @@ export interface EndedCredential {
 }
 
 /**
- * Closes connections, or raises their floor; either way their refresh tokens go: which of them were used or ended since the
+ * Closes connections, suspends them, or raises their floor; either way their refresh tokens go: which of them were used or ended since the
  * backup, nobody knows.
  */
 export async function endConnections(trx: Trx, lost: readonly LostConnection[]): Promise<EndedCredential[]> {
   const { rows } = await sql<EndedCredential>`
     update connections c set
       version = greatest(c.version, given.floor), floor = greatest(c.floor, given.floor),
-      closed_at = case when given.closed then now() end, close_reason = case when given.closed then 'restored' end
-    from jsonb_to_recordset(${JSON.stringify(lost)}::jsonb) as given (id text, closed boolean, floor int)
+      closed_at = case when given.closed then now() end, close_reason = case when given.closed then 'restored' end,
+      suspended_at = coalesce(c.suspended_at, case when given.suspended then now() end),
+      suspend_reason = coalesce(c.suspend_reason, case when given.suspended then 'restored' end)
+    from jsonb_to_recordset(${JSON.stringify(lost)}::jsonb) as given (id text, closed boolean, suspended boolean, floor int)
     where c.id = given.id and c.closed_at is null
     returning c.id, c.organization_id, c.workspace_id, c.user_id, c.version, given.closed`.execute(trx)
   const ids = rows.map(({ id }) => id)
@@ -126,13 +128,15 @@ export async function endConnections(trx: Trx, lost: readonly LostConnection[]):
  */
 export async function endTokens(trx: Trx, lost: readonly LostToken[]): Promise<EndedCredential[]> {
   const given = sql`jsonb_to_recordset(${JSON.stringify(lost)}::jsonb)
-    as given (id text, closed boolean, floor int, dead jsonb, next_floor int)`
+    as given (id text, closed boolean, suspended boolean, floor int, dead jsonb, next_floor int)`
   const { rows } = await sql<EndedCredential>`
     update token_lines l set
       floor = least(l.version, greatest(l.floor, given.floor, given.next_floor)),
       cutover = 'manual', cutover_after_seconds = null, cutover_at = null,
       closed_at = case when given.closed or greatest(given.floor, given.next_floor) > l.version then now() end,
-      close_reason = case when given.closed or greatest(given.floor, given.next_floor) > l.version then 'restored' end
+      close_reason = case when given.closed or greatest(given.floor, given.next_floor) > l.version then 'restored' end,
+      suspended_at = coalesce(l.suspended_at, case when given.suspended then now() end),
+      suspend_reason = coalesce(l.suspend_reason, case when given.suspended then 'restored' end)
     from ${given} where l.id = given.id and l.closed_at is null
     returning l.id, l.organization_id, l.workspace_id, l.user_id, l.version, l.closed_at is not null as closed`.execute(
     trx,

@@ -56,10 +56,10 @@ export function endsVersion(entry: Entry | undefined, version: number, nowMs: nu
   if (entry === undefined) return false
   const hasRisen = entry.nextFloorAt !== null && entry.nextFloorAt * 1000 <= nowMs
   const floor = Math.max(entry.floor ?? 1, hasRisen ? (entry.nextFloor ?? 1) : 1)
-  return entry.closed || entry.denied || version < floor || entry.dead.includes(version)
+  return entry.closed || entry.denied || entry.suspended || version < floor || entry.dead.includes(version)
 }
 
-/** Whether the entry of a place, a person, a client or of everything ends what was issued at `issuedAt` (seconds). */
+/** Whether the entry of a credential, a place, a person, a client or of everything ends what was issued at `issuedAt` (seconds). */
 export function endsIssuedAt(entry: Entry | undefined, issuedAt: number): boolean {
   if (entry === undefined) return false
   return entry.closed || entry.suspended || entry.denied || (entry.notBefore !== null && issuedAt <= entry.notBefore)

@@ -175,7 +175,7 @@ function lifecycle(deps: TokenRoutesDeps, kind: Kind): Route[] {
           limit: limit + 1,
           withClosed: query.filter === 'all',
         })
-        return { status: 200, body: pages.cut(found, limit, ({ line }) => line.id).map(shapes.presentToken) }
+        return { status: 200, body: pages.cut(found, limit, ({ line }) => line.id).map(shapes.presentListed) }
       },
     }),
     route({
@@ -224,6 +224,37 @@ function lifecycle(deps: TokenRoutesDeps, kind: Kind): Route[] {
       async handle(call) {
         const view = await service.cutOver(deps, { owner: owner(call), id: call.params.key_id, ...call.by })
         return { status: 200, body: shapes.presentTokenDetail(view) }
+      },
+    }),
+    route({
+      method: 'POST',
+      path: `${base}/:key_id/suspend`,
+      operationId: operation('suspend', 'ApiKey'),
+      summary: `Suspend ${article(noun)} ${noun}: nothing of it is accepted until it is restored`,
+      tag,
+      rule: kind.manage,
+      params: keyParams,
+      body: z.strictObject({}),
+      answers: { 200: { description: `The ${noun}`, schema: kind.detail } },
+      async handle(call) {
+        const asked = { owner: owner(call), id: call.params.key_id, suspended: true, ...call.by }
+        return { status: 200, body: shapes.presentTokenDetail(await service.suspendToken(deps, asked)) }
+      },
+    }),
+    route({
+      method: 'POST',
+      path: `${base}/:key_id/restore`,
+      operationId: operation('restore', 'ApiKey'),
+      summary: `Restore a suspended ${noun}; JWTs from before stay refused`,
+      description: 'A signed-in person needs a sign-in from the last ten minutes.',
+      tag,
+      rule: kind.manage,
+      params: keyParams,
+      body: z.strictObject({}),
+      answers: { 200: { description: `The ${noun}`, schema: kind.detail } },
+      async handle(call) {
+        const asked = { owner: owner(call), id: call.params.key_id, suspended: false, ...call.by }
+        return { status: 200, body: shapes.presentTokenDetail(await service.suspendToken(deps, asked)) }
       },
     }),
     route({

@@ -9,6 +9,7 @@ export interface LineState {
   cutover: CutoverMode
   cutoverAt: Date | null
   closedAt: Date | null
+  suspendedAt: Date | null
 }
 
 export interface VersionState {
@@ -23,14 +24,15 @@ export function floorAt(line: Pick<LineState, 'version' | 'floor' | 'cutoverAt'>
 }
 
 /** - `ahead`: newer than the newest there is, which only an older database can explain. */
-export type VersionFault = 'revoked' | 'retired' | 'expired' | 'ahead'
+export type VersionFault = 'revoked' | 'retired' | 'expired' | 'suspended' | 'ahead'
 
 /** Why a version is not good; undefined when it is (consistency §4). */
 export function versionFault(line: LineState, version: VersionState, now: Date): VersionFault | undefined {
   if (line.closedAt !== null || version.deadAt !== null) return 'revoked'
   if (version.version < floorAt(line, now)) return 'retired'
   if (version.version > line.version) return 'ahead'
-  return version.expiresAt !== null && version.expiresAt <= now ? 'expired' : undefined
+  if (version.expiresAt !== null && version.expiresAt <= now) return 'expired'
+  return line.suspendedAt === null ? undefined : 'suspended'
 }
 
 /** The versions that work, oldest first. */
@@ -40,13 +42,51 @@ export function goodVersions<V extends VersionState>(line: LineState, versions: 
     .sort((a, b) => a.version - b.version)
 }
 
-/** The version that a person means by "the token": the newest that works, else the newest. */
+/** The version that a person means by "the token": the newest that works, or would if it were not suspended, else the newest. */
 export function currentVersion<V extends VersionState>(
   line: LineState,
   versions: readonly V[],
   now: Date,
 ): V | undefined {
-  return goodVersions(line, versions, now).at(-1) ?? versions.toSorted((a, b) => a.version - b.version).at(-1)
+  const restored = { ...line, suspendedAt: null }
+  return goodVersions(restored, versions, now).at(-1) ?? versions.toSorted((a, b) => a.version - b.version).at(-1)
+}
+
+/** So long the workspace has to rotate a token whose person has left. */
+export const ROTATE_WITHIN_DAYS = 7
+
+/** - `member_removed`, `role_changed`: in the workspace or its organization. - `account_erased` */
+export type RotationReason = 'member_removed' | 'role_changed' | 'account_erased'
+
+export interface RotationState {
+  rotationRequiredBy: Date | null
+  rotationRequiredBelow: number | null
+  rotationRequiredReason: string | null
+}
+
+/** Until when a line must be rotated and cut over; undefined where it need not, and once no value from before works. */
+export function rotationRequired(
+  line: LineState & RotationState,
+  versions: readonly VersionState[],
+  now: Date,
+): { by: Date; reason: string } | undefined {
+  const { rotationRequiredBy: by, rotationRequiredBelow: below, rotationRequiredReason: reason } = line
+  if (by === null || below === null || reason === null) return undefined
+  const restored = { ...line, suspendedAt: null }
+  return goodVersions(restored, versions, now).some(({ version }) => version < below) ? { by, reason } : undefined
+}
+
+/**
+ * Whether a line must be rotated because the person behind it has left, or is no admin any more: they may know a value that
+ * works. Where it was asked for before and done, only what they could make as an admin since is asked for again.
+ */
+export function needsRotation(
+  line: LineState & RotationState,
+  versions: readonly VersionState[],
+  { now, wasAdmin }: { now: Date; wasAdmin: boolean },
+): boolean {
+  if (goodVersions({ ...line, suspendedAt: null }, versions, now).length === 0) return false
+  return wasAdmin || line.rotationRequiredBelow === null || rotationRequired(line, versions, now) !== undefined
 }
 
 /** At most two versions work side by side. */

@@ -6,7 +6,15 @@ import { isTokenValue } from '../crypto/token-value.ts'
 import { nameText, organizationParams, pageQuery, workspaceParams } from '../organizations/schemas.ts'
 import { isResourceIdentifier, isScopeName } from '../resource-servers/rules.ts'
 import { rfc3339, rfc3339OrNull } from '../times.ts'
-import { currentVersion, goodVersions, isExpiring, isLineUnused, type TokenPolicy, versionFault } from './rules.ts'
+import {
+  currentVersion,
+  goodVersions,
+  isExpiring,
+  isLineUnused,
+  rotationRequired,
+  type TokenPolicy,
+  versionFault,
+} from './rules.ts'
 import type { Cutover, Expiry, IssuedToken, TokenView } from './service.ts'
 import type { TokenVersion } from './store.ts'
 
@@ -153,11 +161,20 @@ const ofOrganization = { id: z.string(), organization_id: z.string(), ...tokenMe
 const key = z.string().nullable().meta({ description: 'The value: in this one answer, and never again' })
 const shownBefore = z.literal(true).optional().meta({ description: 'The value was shown by the first of these calls' })
 
-export const tokenShape = z.object(ofWorkspace).meta({ id: 'ApiKey' })
+/** What has become of it since it was made. */
+const governed = {
+  suspended_at: z.iso.datetime().nullable().meta({ description: 'While it is, nothing of it is accepted' }),
+  rotation_required: z
+    .object({ by: z.iso.datetime(), reason: z.string() })
+    .nullable()
+    .meta({ description: 'The person who made it may still know the value: rotate and cut over by then' }),
+}
+
+export const tokenShape = z.object({ ...ofWorkspace, ...governed }).meta({ id: 'ApiKey' })
 export const issuedTokenShape = z
   .object({ ...ofWorkspace, key, key_already_shown: shownBefore })
   .meta({ id: 'IssuedApiKey' })
-export const organizationKeyShape = z.object(ofOrganization).meta({ id: 'OrganizationKey' })
+export const organizationKeyShape = z.object({ ...ofOrganization, ...governed }).meta({ id: 'OrganizationKey' })
 export const issuedOrganizationKeyShape = z
   .object({ ...ofOrganization, key, key_already_shown: shownBefore })
   .meta({ id: 'IssuedOrganizationKey' })
@@ -166,7 +183,7 @@ const versionShape = z
   .object({
     token_version: z.string(),
     key_prefix: z.string(),
-    state: z.enum(['active', 'overlap', 'retired', 'revoked', 'expired']),
+    state: z.enum(['active', 'overlap', 'retired', 'revoked', 'expired', 'suspended']),
     created_at: z.iso.datetime(),
     expires_at: z.iso.datetime().nullable(),
     last_used_at: z.iso.datetime().nullable(),
@@ -178,6 +195,7 @@ const versionShape = z
   .meta({ id: 'ApiKeyVersion' })
 
 const details = {
+  ...governed,
   created_by: z.string(),
   revoked_at: z.iso.datetime().nullable(),
   cutover: z
@@ -239,12 +257,12 @@ export function policyOf(input: z.output<typeof policyShape>): TokenPolicy {
 
 // --- Out ------------------------------------------------------------------------------------------------------------------
 
-export type VersionStateName = 'active' | 'overlap' | 'retired' | 'revoked' | 'expired'
+export type VersionStateName = 'active' | 'overlap' | 'retired' | 'revoked' | 'expired' | 'suspended'
 
 /** `overlap`: works, and a newer one works too. */
 export function stateOf({ line, now }: TokenView, version: TokenVersion): VersionStateName {
   const fault = versionFault(line, version, now)
-  if (fault === 'retired' || fault === 'revoked' || fault === 'expired') return fault
+  if (fault !== undefined && fault !== 'ahead') return fault
   const newest = goodVersions(line, line.versions, now).at(-1)
   return newest !== undefined && newest.version > version.version ? 'overlap' : 'active'
 }
@@ -279,6 +297,19 @@ export function presentToken(view: TokenView) {
   return { id: line.id, ...owner, ...presentMembers(view) }
 }
 
+/** As lists show it. */
+export function presentListed(view: TokenView) {
+  return { ...presentToken(view), ...presentGoverned(view) }
+}
+
+function presentGoverned({ line, now }: TokenView): z.input<z.ZodObject<typeof governed>> {
+  const required = rotationRequired(line, line.versions, now)
+  return {
+    suspended_at: rfc3339OrNull(line.suspendedAt),
+    rotation_required: required === undefined ? null : { by: rfc3339(required.by), reason: required.reason },
+  }
+}
+
 export function presentIssued(issued: IssuedToken) {
   const { value } = issued
   if (value === undefined) return { ...presentToken(issued), key: null, key_already_shown: true as const }
@@ -289,7 +320,7 @@ export function presentTokenDetail(view: TokenView) {
   const { line, now } = view
   const isPending = goodVersions(line, line.versions, now).length > 1
   return {
-    ...presentToken(view),
+    ...presentListed(view),
     created_by: line.createdBy,
     revoked_at: rfc3339OrNull(line.closedAt),
     cutover: isPending

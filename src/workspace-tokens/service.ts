@@ -23,6 +23,9 @@ import {
   MOST_GOOD_VERSIONS,
   NO_POLICY,
   policyProblem,
+  ROTATE_WITHIN_DAYS,
+  type RotationReason,
+  rotationRequired,
   scopesAt,
   type TokenPolicy,
 } from './rules.ts'
@@ -139,7 +142,7 @@ export type Cutover = { mode: 'manual' } | { mode: 'on_first_use'; afterSeconds:
  * Makes the next version of a line: same id, label and permissions, a new value. Both work until the cutover.
  *
  * @param input.expiry of the new version; undefined: it lives as long as the one before was meant to
- * @throws {AppError} `not_found`, `token_ended`, `cutover_pending` where two work already, `policy_forbids`
+ * @throws {AppError} `not_found`, `token_ended`, `suspended`, `cutover_pending` where two work already, `policy_forbids`
  */
 export async function rotateToken(
   deps: TokensDeps,
@@ -156,6 +159,7 @@ export async function rotateToken(
     const { result, isRepeat } = await once(trx, input.repeatable, async () => {
       const place = await authorise(trx, input, input.owner, { changes: input.id, makes: true })
       const { line: locked, now } = await lockOpenLine(trx, place, input.id)
+      if (locked.suspendedAt !== null) throw new AppError('suspended')
       const line = await settleCutover(trx, revoke, locked, now)
       const good = goodVersions(line, line.versions, now)
       if (good.length >= MOST_GOOD_VERSIONS) throw new AppError('cutover_pending')
@@ -262,7 +266,7 @@ export async function cutOverOnFirstUse(
   const isFirst = await deps.revocations.change(async (trx, revoke) => {
     const line = await store.lockLine(trx, token.id, 'update')
     const isDue = line?.cutover === 'on_first_use' && line.version === token.version && line.floor < line.version
-    if (line === undefined || !isDue || line.closedAt !== null) return false
+    if (line === undefined || !isDue || line.closedAt !== null || line.suspendedAt !== null) return false
     const by = eventOf(token, { authority: { kind: 'key', id: token.id, version: token.version }, request })
     if (!line.cutoverAfterSeconds) {
       await retireBelow(trx, revoke, line, line.version, by)
@@ -326,18 +330,46 @@ export function revokeToken(
   return deps.revocations.change(async (trx, revoke) => {
     const place = await authorise(trx, input, input.owner, { changes: input.id })
     const line = await lockLineOf(trx, place, input.id)
-    if (line.closedAt !== null) return revoke({ subject: line.id, closed: true })
-    await store.closeLine(trx, line.id, input.reason ?? 'revoked')
-    await record(trx, {
-      ...eventOf(place, input),
-      event: place.workspaceId === null ? 'organization_key.revoked' : 'token.revoked',
-      userId: line.userId,
-      credentialId: line.id,
-      tokenVersion: line.version,
-      detail: input.reason === undefined ? {} : { reason: input.reason },
-    })
-    revoke({ subject: line.id, closed: true })
+    await endLine(trx, revoke, line, { ...input, actor: actorOf(input.authority) })
   })
+}
+
+async function endLine(
+  trx: Trx,
+  revoke: Revoke,
+  line: store.TokenLine,
+  by: { reason?: string | undefined; actor: Actor; request: RequestInfo },
+): Promise<void> {
+  revoke({ subject: line.id, closed: true })
+  if (line.closedAt !== null) return
+  await store.closeLine(trx, line.id, by.reason ?? 'revoked')
+  await record(trx, {
+    event: line.workspaceId === null ? 'organization_key.revoked' : 'token.revoked',
+    status: 'pass',
+    actor: by.actor,
+    request: by.request,
+    organizationId: line.organizationId,
+    workspaceId: line.workspaceId,
+    userId: line.userId,
+    credentialId: line.id,
+    tokenVersion: line.version,
+    detail: by.reason === undefined ? {} : { reason: by.reason },
+  })
+}
+
+/**
+ * The same as a part of the caller's transaction, who has been let in by now.
+ *
+ * @throws {AppError} `not_found` for one that never was
+ */
+export async function endToken(
+  trx: Trx,
+  revoke: Revoke,
+  input: { id: KeyId; reason: string; actor: Actor; request: RequestInfo },
+): Promise<void> {
+  const line = await store.lockLine(trx, input.id, 'update')
+  if (line === undefined) throw new AppError('not_found')
+  await endLine(trx, revoke, line, input)
 }
 
 /**
@@ -373,6 +405,9 @@ async function endVersion(
   event: string,
 ): Promise<void> {
   await store.killVersion(trx, line, version)
+  const after = await store.findAnyLine(trx, line.id)
+  const isMet = after !== undefined && rotationRequired(after, after.versions, await readTime(trx)) === undefined
+  if (isMet && line.rotationRequiredBy !== null) await store.clearRotation(trx, line.id)
   await record(trx, { ...by, event, userId: line.userId, credentialId: line.id, tokenVersion: version })
 }
 
@@ -390,6 +425,95 @@ export async function revokeLeaked(deps: TokensDeps, value: string, request: Req
     if (version.deadAt === null)
       await endVersion(trx, line, version.version, { ...by, ...place }, 'token.leak_reported')
     revoke(deadVersion(line, version.version))
+  })
+}
+
+// --- Suspend -------------------------------------------------------------------------------------------------------------
+
+/**
+ * Suspends a line, or lifts it: while it is suspended no version of it is accepted anywhere, nor a JWT that came from it, and
+ * a JWT from before stays refused. Part of the caller's transaction; doing it twice changes nothing, and one that has ended
+ * stays ended.
+ *
+ * @param input.reason a fixed word such as `not_attested`, never a person's text
+ * @throws {AppError} `not_found` for one that never was
+ */
+export async function setTokenSuspended(
+  trx: Trx,
+  revoke: Revoke,
+  input: { id: KeyId; suspended: boolean; reason: string; actor: Actor; request: RequestInfo },
+): Promise<void> {
+  const { suspended, reason, actor, request } = input
+  const line = await store.lockLine(trx, input.id, 'update')
+  if (line === undefined) throw new AppError('not_found')
+  if (line.closedAt !== null) return revoke({ subject: line.id, closed: true })
+  const isNew = await store.setSuspended(trx, line.id, suspended ? { reason } : null)
+  revoke({ subject: line.id, suspended, ...(isNew && suspended ? { notBeforeNow: true } : {}) })
+  if (!isNew) return
+  await record(trx, {
+    event: suspended ? 'token.suspended' : 'token.restored',
+    status: 'pass',
+    actor,
+    request,
+    organizationId: line.organizationId,
+    workspaceId: line.workspaceId,
+    userId: line.userId,
+    credentialId: line.id,
+    tokenVersion: line.version,
+    detail: { reason },
+  })
+}
+
+/**
+ * The same, for an admin who asks for it. Giving back what was taken takes a recent sign-in.
+ *
+ * @throws {AppError} `not_found`, `token_ended`, and what `lockAuthority` throws
+ */
+export function suspendToken(
+  deps: TokensDeps,
+  input: { owner: Owner; id: string; suspended: boolean } & By,
+): Promise<TokenView> {
+  const { suspended, request } = input
+  return deps.revocations.change(async (trx, revoke) => {
+    const place = await authorise(trx, input, input.owner, { changes: input.id, makes: !suspended })
+    const { line } = await lockOpenLine(trx, place, input.id)
+    const actor = actorOf(input.authority)
+    await setTokenSuspended(trx, revoke, { id: line.id, suspended, reason: 'asked_for', actor, request })
+    return viewOf(trx, line.id)
+  })
+}
+
+// --- Duties --------------------------------------------------------------------------------------------------------------
+
+/** Open tokens that a person stands behind. The caller has been let in by now. */
+export const listTokensOfPerson = store.listOfPerson
+/** The same, locked to change them. */
+export const lockTokensOfPerson = store.lockOfPerson
+
+/**
+ * Whoever made a token has left, or is no admin any more, and may still know its value: it must be rotated. Part of the
+ * transaction of what happened to the person.
+ */
+export async function requireRotation(
+  trx: Trx,
+  line: store.TokenLine,
+  by: { reason: RotationReason; actor: Actor; request: RequestInfo },
+): Promise<void> {
+  const { reason, actor, request } = by
+  const unmet = rotationRequired(line, line.versions, await readTime(trx))
+  if (unmet?.reason === reason && line.rotationRequiredBelow === line.version + 1) return
+  const until = await store.requireRotation(trx, line, { days: ROTATE_WITHIN_DAYS, keeps: unmet?.by, reason })
+  await record(trx, {
+    event: 'token.rotation_required',
+    status: 'pass',
+    actor,
+    request,
+    organizationId: line.organizationId,
+    workspaceId: line.workspaceId,
+    userId: line.userId,
+    credentialId: line.id,
+    tokenVersion: line.version,
+    detail: { by: until.toISOString(), reason },
   })
 }
 

@@ -49,6 +49,13 @@ export interface TokenLine {
   createdAt: Date
   closedAt: Date | null
   closeReason: string | null
+  /** Until an admin restores it. */
+  suspendedAt: Date | null
+  suspendReason: string | null
+  /** The person behind it left: met once the floor is at or above `rotationRequiredBelow`. */
+  rotationRequiredBy: Date | null
+  rotationRequiredBelow: number | null
+  rotationRequiredReason: string | null
   /** Newest first. */
   versions: TokenVersion[]
 }
@@ -94,6 +101,11 @@ function toLine(row: Selectable<TokenLinesTable>, versions: TokenVersion[]): Tok
     createdAt: row.created_at,
     closedAt: row.closed_at,
     closeReason: row.close_reason,
+    suspendedAt: row.suspended_at,
+    suspendReason: row.suspend_reason,
+    rotationRequiredBy: row.rotation_required_by,
+    rotationRequiredBelow: row.rotation_required_below,
+    rotationRequiredReason: row.rotation_required_reason,
     versions,
   }
 }
@@ -294,6 +306,84 @@ export async function closeLine(trx: Trx, id: KeyId, reason: string): Promise<vo
     .set({ closed_at: sql<Date>`clock_timestamp()`, close_reason: reason, cutover: 'manual', cutover_at: null })
     .where('id', '=', id)
     .execute()
+}
+
+/** Open lines that a person stands behind, in these workspaces and of this organization itself. By token_lines_by_user. */
+function ofPerson(executor: Executor, userId: UserId, within: Within) {
+  return executor
+    .selectFrom('token_lines')
+    .selectAll()
+    .where('user_id', '=', userId)
+    .where('closed_at', 'is', null)
+    .where((either) =>
+      either.or([
+        either('workspace_id', '=', sql<WorkspaceId>`any(${[...within.workspaceIds]}::text[])`),
+        either.and([either('workspace_id', 'is', null), either('organization_id', '=', within.organizationId)]),
+      ]),
+    )
+    .orderBy('id')
+}
+
+/** Of an organization: some of its workspaces, or itself as well. */
+export interface Within {
+  workspaceIds: readonly WorkspaceId[]
+  /** Null: its own keys are not meant. */
+  organizationId: OrganizationId | null
+}
+
+export async function listOfPerson(executor: Executor, userId: UserId, within: Within): Promise<TokenLine[]> {
+  return withVersions(executor, await ofPerson(executor, userId, within).execute())
+}
+
+/** The same, locked to change them; in one order, so that nobody waits in a circle. */
+export async function lockOfPerson(trx: Trx, userId: UserId, within: Within): Promise<TokenLine[]> {
+  return withVersions(trx, await ofPerson(trx, userId, within).forUpdate().execute())
+}
+
+/** A duty that was not met yet keeps its date. @returns by when */
+export async function requireRotation(
+  trx: Trx,
+  line: TokenLine,
+  duty: { days: number; keeps: Date | undefined; reason: string },
+): Promise<Date> {
+  const { rotation_required_by } = await trx
+    .updateTable('token_lines')
+    .set({
+      rotation_required_by:
+        duty.keeps ?? sql<Date>`date_trunc('second', clock_timestamp()) + make_interval(days => ${duty.days}::int)`,
+      rotation_required_below: line.version + 1,
+      rotation_required_reason: duty.reason,
+    })
+    .where('id', '=', line.id)
+    .returning('rotation_required_by')
+    .executeTakeFirstOrThrow()
+  if (rotation_required_by === null) throw new Error('the rotation has no date')
+  return rotation_required_by
+}
+
+/** No value from before works any more: the duty is met. Primary key. */
+export async function clearRotation(trx: Trx, id: KeyId): Promise<void> {
+  await trx
+    .updateTable('token_lines')
+    .set({ rotation_required_by: null, rotation_required_below: null, rotation_required_reason: null })
+    .where('id', '=', id)
+    .execute()
+}
+
+/** Suspends a line, or lifts it. False when it was so before. Primary key. */
+export async function setSuspended(trx: Trx, id: KeyId, suspension: { reason: string } | null): Promise<boolean> {
+  const query = trx.updateTable('token_lines').where('id', '=', id)
+  const result =
+    suspension === null
+      ? await query
+          .set({ suspended_at: null, suspend_reason: null })
+          .where('suspended_at', 'is not', null)
+          .executeTakeFirst()
+      : await query
+          .set({ suspended_at: sql<Date>`clock_timestamp()`, suspend_reason: suspension.reason })
+          .where('suspended_at', 'is', null)
+          .executeTakeFirst()
+  return result.numUpdatedRows === 1n
 }
 
 /** One version is revoked. A cutover to it is off: what still works goes on working. */

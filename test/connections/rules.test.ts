@@ -89,12 +89,13 @@ describe('a presented refresh token', () => {
 
 describe('a version', () => {
   it.each([
-    [{ floor: 1, version: 1, closedAt: null }, 1, true],
-    [{ floor: 2, version: 3, closedAt: null }, 1, false],
-    [{ floor: 2, version: 3, closedAt: null }, 2, true],
-    [{ floor: 2, version: 3, closedAt: null }, 3, true],
-    [{ floor: 2, version: 3, closedAt: null }, 4, false],
-    [{ floor: 1, version: 3, closedAt: NOW }, 3, false],
+    [{ floor: 1, version: 1, closedAt: null, suspendedAt: null }, 1, true],
+    [{ floor: 2, version: 3, closedAt: null, suspendedAt: null }, 1, false],
+    [{ floor: 2, version: 3, closedAt: null, suspendedAt: null }, 2, true],
+    [{ floor: 2, version: 3, closedAt: null, suspendedAt: null }, 3, true],
+    [{ floor: 2, version: 3, closedAt: null, suspendedAt: null }, 4, false],
+    [{ floor: 1, version: 3, closedAt: NOW, suspendedAt: null }, 3, false],
+    [{ floor: 1, version: 3, closedAt: null, suspendedAt: NOW }, 3, false],
   ])('of %o: v%i is good: %s', (facts, version, good) => {
     expect(isVersionGood(facts, version)).toBe(good)
   })

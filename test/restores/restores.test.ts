@@ -129,6 +129,27 @@ describe.each(BACKENDS)('a restored database on %s', (backend) => {
     expect(await readiness()).toMatchObject({ status: 200 })
   })
 
+  it('what had been suspended is suspended again, until an admin restores it', async () => {
+    const token = await makeToken(server, world)
+    const connected = await connectPerson(server, world, world.people.member, 'read')
+    const connections = await call(server, bearer(world.key), 'GET', `/workspaces/${world.workspaceId}/connections`)
+    const paths = [`api-keys/${token.id}`, `connections/${connections.body[0].id}`]
+    const change = async (path: string, what: string) =>
+      call(server, bearer(world.key), 'POST', `/workspaces/${world.workspaceId}/${path}/${what}`, { body: {} })
+    await losing(async () => {
+      for (const path of paths) expect((await change(path, 'suspend')).status).toBe(200)
+    })
+    expect(await restoreCheck()).toMatchObject({ status: 'restored' })
+    await expect.poll(readiness, { timeout: 10_000 }).toMatchObject({ status: 200 })
+    expect(await statusWith(token.key)).toBe(401)
+    expect((await refreshed(connected.refresh_token, connected.client)).status).toBe(400)
+    for (const path of paths) {
+      const restored = await change(path, 'restore')
+      expect([restored.status, restored.body.suspended_at]).toEqual([200, null])
+    }
+    expect(await statusWith(token.key)).toBe(200)
+  })
+
   it('ends connections, memberships, clients and workspaces again, and suspends whose account had changed', async () => {
     const { people } = world
     const standing = await connectPerson(server, world, people.owner, 'read')
