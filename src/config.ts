@@ -26,6 +26,9 @@ export type SinkConfig = { kind: 'files'; path: string } | { kind: 'webhook'; ur
 /** Where calls to addresses of others may lead: public ones only, this machine besides, or private networks as well. */
 export type OutboundReach = 'public' | 'loopback' | 'private'
 
+/** How often the credentials of a workspace are to be attested. */
+export type ReviewEvery = 'monthly' | 'quarterly' | 'yearly' | 'off'
+
 export interface Config {
   production: boolean
   host: string
@@ -40,6 +43,9 @@ export interface Config {
   masterKeys: readonly Secret[] | undefined
   trustedProxies: readonly string[]
   outboundReach: OutboundReach
+  /** Undefined: nothing is mailed. */
+  mail: { url: Secret; from: string } | undefined
+  reviewEvery: ReviewEvery
   logLevel: string
   tour: boolean
   lifetimes: Lifetimes
@@ -131,6 +137,18 @@ export const VARIABLES = {
     form: z.enum(['refuse', 'loopback', 'allow']),
     says: 'Whether addresses that clients register, such as logout URIs, may lead to this machine (loopback, also over http) or into private networks too (allow). Default refuse; loopback in the embedded default outside of production.',
   },
+  SMTP_URL: {
+    form: url('smtp', 'smtps'),
+    says: 'The mail server: smtps:// for TLS from the start, smtp:// for STARTTLS where it is offered (?requireTLS=true insists). Default: none, nothing is mailed.',
+  },
+  LATCHKEY_MAIL_FROM: {
+    form: z.email('must be an e-mail address'),
+    says: 'Whom mails are from. Required with SMTP_URL.',
+  },
+  LATCHKEY_REVIEW_EVERY: {
+    form: z.enum(['monthly', 'quarterly', 'yearly', 'off']),
+    says: 'How often an access review of each workspace is opened: monthly, quarterly, yearly or off. Default quarterly.',
+  },
   LATCHKEY_LOG_LEVEL: {
     form: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'silent']),
     says: 'trace, debug, info, warn, error or silent. Default info.',
@@ -192,6 +210,9 @@ export function readConfig(environment: Record<string, string | undefined>): Rea
   if (values.LATCHKEY_TOUR === 'on' && !embedded) {
     problems.push('LATCHKEY_TOUR=on works in the embedded default only: remove it, or remove DATABASE_URL')
   }
+  if (values.SMTP_URL !== undefined && !environment.LATCHKEY_MAIL_FROM?.trim()) {
+    problems.push('LATCHKEY_MAIL_FROM is required with SMTP_URL: the address that mails are from')
+  }
   if (problems.length > 0) throw new ConfigError(problems)
 
   const port = values.PORT ?? 3000
@@ -208,6 +229,11 @@ export function readConfig(environment: Record<string, string | undefined>): Rea
     masterKeys: values.LATCHKEY_MASTER_KEY?.map((key) => new Secret(key)),
     trustedProxies: values.LATCHKEY_TRUSTED_PROXIES ?? [],
     outboundReach: REACH[values.LATCHKEY_OUTBOUND_PRIVATE ?? (embedded && !production ? 'loopback' : 'refuse')],
+    mail:
+      values.SMTP_URL === undefined
+        ? undefined
+        : { url: new Secret(values.SMTP_URL), from: values.LATCHKEY_MAIL_FROM ?? '' },
+    reviewEvery: values.LATCHKEY_REVIEW_EVERY ?? 'quarterly',
     logLevel: values.LATCHKEY_LOG_LEVEL ?? 'info',
     tour: embedded && !production && values.LATCHKEY_TOUR !== 'off',
     lifetimes: {

@@ -4,6 +4,7 @@ import { PGlite } from '@electric-sql/pglite'
 import { Kysely, PGliteDialect, PostgresDialect, type RawBuilder, sql, type Transaction } from 'kysely'
 import pg from 'pg'
 import type { DatabaseConfig } from '../config.ts'
+import { Secret } from '../crypto/secret.ts'
 import { AppError } from '../errors.ts'
 import { PreparedClient } from './prepared-client.ts'
 import type { Database } from './tables.ts'
@@ -17,9 +18,13 @@ const STATEMENT_TIMEOUT_MS = 5_000
 const LOCK_TIMEOUT_MS = 2_000
 const ACQUIRE_TIMEOUT_MS = 2_000
 
+/** What the job library is given: it keeps connections of its own, or shares the one there is. */
+export type DatabaseSource = { pglite: PGlite } | { url: Secret }
+
 export interface OpenedDatabase {
   db: Db
   kind: DatabaseConfig['kind']
+  source: DatabaseSource
   /** Opens a connection outside the pool, which also listens. Undefined where this process is the only one. */
   dedicate?: (options: DedicatedOptions) => Promise<DedicatedConnection>
   close(): Promise<void>
@@ -56,6 +61,7 @@ export function openPGlite(pglite: PGlite): OpenedDatabase {
   return {
     db,
     kind: 'embedded',
+    source: { pglite },
     async close() {
       await db.destroy()
       if (!pglite.closed) await pglite.close()
@@ -84,7 +90,8 @@ export function openPostgres(
   pool.on('connect', (client) => client.on('error', onError))
   pool.on('error', onError) // an idle connection broke: the pool drops it and opens another when one is needed
   const db = new Kysely<Database>({ dialect: new PostgresDialect({ pool }) })
-  return { db, kind: 'postgres', dedicate: (options) => dedicate(url, db, options), close: () => db.destroy() }
+  const source = { url: new Secret(url) }
+  return { db, kind: 'postgres', source, dedicate: (options) => dedicate(url, db, options), close: () => db.destroy() }
 }
 
 const DEDICATED_TIMEOUT_MS = 1_000

@@ -5,6 +5,7 @@ import { pathToFileURL } from 'node:url'
 import { sql } from 'kysely'
 import { type Migration, Migrator } from 'kysely/migration'
 import type { Db } from './database.ts'
+import { grantJobSchema, installJobSchema, isJobSchemaCurrent } from './job-schema.ts'
 
 export interface MigrationOutcome {
   applied: string[]
@@ -16,7 +17,11 @@ export async function migrate(db: Db, directory: string, serverRole?: string): P
   if (error !== undefined) throw error
   await oneAtATime(db, async (connection) => {
     await makePartitions(connection)
-    if (serverRole !== undefined) await grantTo(connection, serverRole)
+    await installJobSchema(connection)
+    if (serverRole !== undefined) {
+      await grantTo(connection, serverRole)
+      await grantJobSchema(connection, serverRole)
+    }
   })
   return {
     applied: (results ?? []).filter((result) => result.status === 'Success').map((result) => result.migrationName),
@@ -26,7 +31,10 @@ export async function migrate(db: Db, directory: string, serverRole?: string): P
 /** Names of the migrations that this version brings and the database lacks. */
 export async function pendingMigrations(db: Db, directory: string): Promise<string[]> {
   const migrations = await createMigrator(db, directory).getMigrations()
-  return migrations.filter((migration) => migration.executedAt === undefined).map((migration) => migration.name)
+  const pending = migrations
+    .filter((migration) => migration.executedAt === undefined)
+    .map((migration) => migration.name)
+  return (await isJobSchemaCurrent(db)) ? pending : [...pending, 'job library']
 }
 
 function createMigrator(db: Db, directory: string): Migrator {
@@ -68,8 +76,27 @@ async function makePartitions(db: Db): Promise<void> {
     const to = new Date(Date.UTC(now.getUTCFullYear(), now.getUTCMonth() + month + 1, 1))
     const name = `audit_events_${from.toISOString().slice(0, 7).replace('-', '_')}`
     await sql`create table if not exists ${sql.table(name)} partition of audit_events
-      for values from (${sql.lit(from.toISOString())}) to (${sql.lit(to.toISOString())})`.execute(db)
+      for values from (${sql.lit(from.toISOString())}) to (${sql.lit(to.toISOString())})`
+      .execute(db)
+      .catch(unlessBegun)
   }
+}
+
+/** How many months from this one on have a partition of their own. By the catalogue alone. */
+export async function monthsAhead(db: Db): Promise<number> {
+  const { rows } = await sql<{ count: number }>`
+    select count(*)::int as count from pg_inherits i join pg_class c on c.oid = i.inhrelid
+    where i.inhparent = 'audit_events'::regclass
+      and c.relname >= 'audit_events_' || to_char(now() at time zone 'utc', 'YYYY_MM') and c.relname ~ '_[0-9]{4}_[0-9]{2}$'`.execute(
+    db,
+  )
+  return rows[0]?.count ?? 0
+}
+
+/** A month that began before anybody made its partition is in the default one, and stays there. */
+function unlessBegun(error: unknown): void {
+  const CHECK_VIOLATION = '23514'
+  if (Reflect.get(Object(error), 'code') !== CHECK_VIOLATION) throw error
 }
 
 /** Tables whose rows the server may add and never change: the database itself refuses. */
@@ -83,7 +110,7 @@ async function grantTo(db: Db, role: string): Promise<void> {
   const { rows } = await sql<{ name: string }>`
     select c.relname as name from pg_class c
     where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')
-      and (c.relname like 'audit_events%' or c.relname in ('audit_chain', 'audit_checkpoints') or c.relname like 'kysely_migration%')`.execute(
+      and (c.relname like 'audit_events%' or c.relname in ('audit_chain', 'audit_checkpoints', 'audit_archives') or c.relname like 'kysely_migration%')`.execute(
     db,
   )
   for (const { name } of rows) {

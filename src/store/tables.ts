@@ -1,6 +1,17 @@
 // Row types of every table, as the migrations make them.
 import type { ColumnType, Generated, JSONColumnType } from 'kysely'
-import type { ConnectionId, FamilyId, InvitationId, KeyId, OrganizationId, UserId, WorkspaceId } from '../ids.ts'
+import type {
+  ConnectionId,
+  FamilyId,
+  InvitationId,
+  KeyId,
+  NoticeId,
+  OrganizationId,
+  ReviewId,
+  ReviewItemId,
+  UserId,
+  WorkspaceId,
+} from '../ids.ts'
 import type { EphemeralTables } from './ephemeral-postgres.ts'
 
 /** Written by the database. */
@@ -101,6 +112,8 @@ interface ConnectionsTable {
   created_at: CreatedAt
   closed_at: Date | null
   close_reason: string | null
+  suspended_at: Date | null
+  suspend_reason: string | null
 }
 
 interface ConnectionVersionsTable {
@@ -230,6 +243,11 @@ export interface TokenLinesTable {
   created_at: CreatedAt
   closed_at: Date | null
   close_reason: string | null
+  suspended_at: Date | null
+  suspend_reason: string | null
+  rotation_required_by: Date | null
+  rotation_required_below: number | null
+  rotation_required_reason: string | null
 }
 
 export interface TokenVersionsTable {
@@ -286,6 +304,60 @@ export interface InvitationsTable {
   expires_at: Date
   ended_at: Date | null
   end_reason: 'accepted' | 'cancelled' | 'replaced' | null
+}
+
+export type ReviewReason = 'quarterly' | 'incident' | 'team_change' | 'asked'
+
+export interface AccessReviewsTable {
+  id: ReviewId
+  organization_id: OrganizationId
+  workspace_id: WorkspaceId
+  reasons: ReviewReason[]
+  opened_by: string
+  opened_at: CreatedAt
+  due_at: Date
+  closed_at: Date | null
+  closed_by: string | null
+  report: string | null
+}
+
+export type ReviewItemKind = 'connection' | 'token' | 'token_policy'
+export type ReviewDecision = 'keep' | 'revoke' | 'changed'
+export type ReviewOutcome = 'kept' | 'revoked' | 'changed' | 'suspended' | 'ended' | 'not_attested'
+
+export interface AccessReviewItemsTable {
+  id: ReviewItemId
+  review_id: ReviewId
+  kind: ReviewItemKind
+  subject_id: string
+  snapshot: JSONColumnType<Json>
+  decision: ReviewDecision | null
+  note: string | null
+  decided_by: string | null
+  decided_at: Date | null
+  outcome: ReviewOutcome | null
+}
+
+export type NoticeKind = 'token_expiring' | 'rotation_required' | 'token_unused' | 'review_due'
+
+export interface NoticesTable {
+  id: NoticeId
+  organization_id: OrganizationId
+  workspace_id: WorkspaceId
+  kind: NoticeKind
+  subject_id: string
+  stage: string
+  due_at: Date | null
+  created_at: CreatedAt
+  mailed_at: Date | null
+  resolved_at: Date | null
+}
+
+interface NoticeMailsTable {
+  notice_id: NoticeId
+  user_id: UserId
+  outcome: 'sent' | 'refused' | 'not_concerned' | null
+  settled_at: Date | null
 }
 
 interface IdempotencyKeysTable {
@@ -369,6 +441,10 @@ export interface Database extends EphemeralTables {
   token_policies: TokenPoliciesTable
   invitations: InvitationsTable
   idempotency_keys: IdempotencyKeysTable
+  access_reviews: AccessReviewsTable
+  access_review_items: AccessReviewItemsTable
+  notices: NoticesTable
+  notice_mails: NoticeMailsTable
   client_sessions: ClientSessionsTable
   logout_notices: LogoutNoticesTable
   audit_events: AuditEventsTable

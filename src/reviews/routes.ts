@@ -1,0 +1,138 @@
+// Access reviews over the JSON API: opened, decided item by item, closed; and their reports.
+import { z } from 'zod'
+import { ANY_CREDENTIAL, type Route, type Rule, route } from '../api/route.ts'
+import { AppError } from '../errors.ts'
+import { pageQuery, workspaceParams } from '../organizations/schemas.ts'
+import * as shapes from './schemas.ts'
+import { closeDecided, decideItem, getReport, getReview, listReviews, openReview, type ReviewsDeps } from './service.ts'
+
+const TAG = 'Access reviews'
+const SEE: Rule = { who: 'workspace', permission: 'read', role: 'admin', credentials: ANY_CREDENTIAL }
+const CHANGE: Rule = { who: 'workspace', permission: 'manage', role: 'admin', credentials: ANY_CREDENTIAL }
+
+export function reviewRoutes(deps: ReviewsDeps): Route[] {
+  return [...readingRoutes(deps), ...changingRoutes(deps)]
+}
+
+function readingRoutes({ db }: ReviewsDeps): Route[] {
+  return [
+    route({
+      method: 'GET',
+      path: '/workspaces/:workspace_id/reviews',
+      operationId: 'listReviews',
+      summary: 'List the access reviews of a workspace, newest first',
+      tag: TAG,
+      rule: SEE,
+      params: workspaceParams,
+      query: pageQuery,
+      answers: { 200: { description: 'Access reviews', schema: z.array(shapes.reviewShape) } },
+      async handle({ reach, query, pages }) {
+        if (reach.workspace === undefined) throw new AppError('not_found')
+        const page = { after: pages.after(query.cursor), limit: query.limit && query.limit + 1 }
+        const found = await listReviews(db, reach.workspace.id, page)
+        return { status: 200, body: pages.cut(found, query.limit, ({ review }) => review.id).map(shapes.presentReview) }
+      },
+    }),
+    route({
+      method: 'GET',
+      path: '/workspaces/:workspace_id/reviews/:review_id',
+      operationId: 'getReview',
+      summary: 'Show an access review, and what is decided of each way in',
+      tag: TAG,
+      rule: SEE,
+      params: shapes.reviewParams,
+      answers: { 200: { description: 'The review', schema: shapes.reviewDetailShape } },
+      async handle({ reach, params }) {
+        if (reach.workspace === undefined) throw new AppError('not_found')
+        const view = await getReview(db, reach.workspace.id, params.review_id)
+        return { status: 200, body: shapes.presentReviewDetail(view) }
+      },
+    }),
+    route({
+      method: 'GET',
+      path: '/workspaces/:workspace_id/reviews/:review_id/report',
+      operationId: 'getReviewReport',
+      summary: 'The outcome of a closed access review, signed',
+      tag: TAG,
+      rule: SEE,
+      params: shapes.reviewParams,
+      answers: { 200: { description: 'The report', schema: shapes.reportShape } },
+      async handle({ reach, params }) {
+        if (reach.workspace === undefined) throw new AppError('not_found')
+        return { status: 200, body: await getReport(db, reach.workspace.id, params.review_id) }
+      },
+    }),
+  ]
+}
+
+function changingRoutes(deps: ReviewsDeps): Route[] {
+  return [
+    route({
+      method: 'POST',
+      path: '/workspaces/:workspace_id/reviews',
+      operationId: 'openReview',
+      summary: 'Open an access review',
+      description:
+        'At most one is open: asked for again, it has one more reason, and after an incident its date comes nearer.',
+      tag: TAG,
+      rule: CHANGE,
+      params: workspaceParams,
+      body: shapes.newReview,
+      answers: {
+        200: { description: 'One was open already', schema: shapes.reviewDetailShape },
+        201: { description: 'Opened', schema: shapes.reviewDetailShape },
+      },
+      async handle({ params, body, by }) {
+        const opened = await openReview(deps.db, {
+          workspaceId: params.workspace_id,
+          reason: body.reason ?? 'asked',
+          dueInDays: body.due_in_days,
+          ...by,
+        })
+        return { status: opened.isNew ? 201 : 200, body: shapes.presentReviewDetail(opened) }
+      },
+    }),
+    route({
+      method: 'POST',
+      path: '/workspaces/:workspace_id/reviews/:review_id/items/:item_id',
+      operationId: 'decideReviewItem',
+      summary: 'Keep or revoke what an item is about',
+      description: 'What is revoked has ended, at once and for good. Until the date the last decision counts.',
+      tag: TAG,
+      rule: CHANGE,
+      params: shapes.reviewItemParams,
+      body: shapes.newDecision,
+      answers: { 200: { description: 'Decided', schema: shapes.itemShape } },
+      async handle({ params, body, by }) {
+        const item = await decideItem(deps, {
+          workspaceId: params.workspace_id,
+          reviewId: params.review_id,
+          itemId: params.item_id,
+          decision: body.decision,
+          note: body.note ?? null,
+          ...by,
+        })
+        return { status: 200, body: shapes.presentItem(item) }
+      },
+    }),
+    route({
+      method: 'POST',
+      path: '/workspaces/:workspace_id/reviews/:review_id/close',
+      operationId: 'closeReview',
+      summary: 'Close an access review whose items are all decided',
+      tag: TAG,
+      rule: CHANGE,
+      params: shapes.reviewParams,
+      body: z.strictObject({}),
+      answers: { 200: { description: 'Closed', schema: shapes.reviewDetailShape } },
+      async handle({ params, by }) {
+        const view = await closeDecided(deps, {
+          workspaceId: params.workspace_id,
+          reviewId: params.review_id,
+          ...by,
+        })
+        return { status: 200, body: shapes.presentReviewDetail(view) }
+      },
+    }),
+  ]
+}

@@ -1,0 +1,153 @@
+// When an access review is due, what becomes of what nobody attested, and what its report says. Pure.
+import type { OrganizationId, ReviewId, ReviewItemId, WorkspaceId } from '../ids.ts'
+import type { ReviewDecision, ReviewItemKind, ReviewOutcome, ReviewReason } from '../store/tables.ts'
+
+export const DUE_IN_DAYS = 14
+export const INCIDENT_DUE_IN_DAYS = 3
+export const LONGEST_DUE_IN_DAYS = 90
+
+/** After an incident nobody waits for two weeks. */
+export function dueInDays(reason: ReviewReason, asked: number | undefined): number {
+  return asked ?? (reason === 'incident' ? INCIDENT_DUE_IN_DAYS : DUE_IN_DAYS)
+}
+
+/** Months between two reviews of a workspace. */
+export const MONTHS_BETWEEN = { monthly: 1, quarterly: 3, yearly: 12 } as const
+
+export interface Review {
+  id: ReviewId
+  organizationId: OrganizationId
+  workspaceId: WorkspaceId
+  reasons: ReviewReason[]
+  openedBy: string
+  openedAt: Date
+  dueAt: Date
+  /** By the database's time of this reading. */
+  isDue: boolean
+  closedAt: Date | null
+  closedBy: string | null
+}
+
+export interface ReviewItem {
+  id: ReviewItemId
+  kind: ReviewItemKind
+  subjectId: string
+  /** What it was when the review was opened. */
+  snapshot: Record<string, unknown>
+  decision: ReviewDecision | null
+  note: string | null
+  decidedBy: string | null
+  decidedAt: Date | null
+  /** Set once it is final. */
+  outcome: ReviewOutcome | null
+  /** Revoked meanwhile, by this review or otherwise. */
+  isEnded: boolean
+}
+
+/** What has become of an item; undefined while somebody must still decide. */
+export function outcomeOf(item: Pick<ReviewItem, 'decision' | 'outcome' | 'isEnded'>): ReviewOutcome | undefined {
+  if (item.outcome !== null) return item.outcome
+  if (item.isEnded) return 'ended'
+  if (item.decision === 'keep') return 'kept'
+  return item.decision === 'changed' ? 'changed' : undefined
+}
+
+/** The same at the review's end: a policy cannot be suspended, it only stays unattested. */
+export function finalOutcomeOf(item: ReviewItem): ReviewOutcome | undefined {
+  return outcomeOf(item) ?? (item.kind === 'token_policy' ? 'not_attested' : undefined)
+}
+
+export interface Counts {
+  items: number
+  decided: number
+  undecided: number
+}
+
+export function countsOf(items: ReadonlyArray<Pick<ReviewItem, 'decision' | 'outcome' | 'isEnded'>>): Counts {
+  const undecided = items.filter((item) => outcomeOf(item) === undefined).length
+  return { items: items.length, decided: items.length - undecided, undecided }
+}
+
+/** - `twice`: it was decided so before. */
+export type Verdict = 'new' | 'twice' | 'closed' | 'late' | 'over' | 'not_for_this'
+
+/** Whether a decision may be made. Until the review's date the last word counts; what is revoked stays so. */
+export function verdictOn(
+  review: Pick<Review, 'closedAt' | 'isDue'>,
+  item: Pick<ReviewItem, 'kind' | 'decision' | 'outcome' | 'isEnded'>,
+  decision: ReviewDecision,
+): Verdict {
+  if (!mayBe(item.kind, decision)) return 'not_for_this'
+  if (item.decision === decision) return 'twice'
+  if (review.closedAt !== null) return 'closed'
+  if (item.outcome !== null || (item.isEnded && decision !== 'revoke')) return 'over'
+  return review.isDue ? 'late' : 'new'
+}
+
+const mayBe = (kind: ReviewItemKind, decision: ReviewDecision) =>
+  decision === 'keep' || (kind === 'token_policy') === (decision === 'changed')
+
+export type Outcomes = Record<ReviewOutcome, number>
+
+export function countOutcomes(outcomes: readonly ReviewOutcome[]): Outcomes {
+  const counts: Outcomes = { kept: 0, revoked: 0, changed: 0, suspended: 0, ended: 0, not_attested: 0 }
+  for (const outcome of outcomes) counts[outcome]++
+  return counts
+}
+
+export interface Report {
+  report_version: 1
+  review_id: string
+  organization_id: string
+  workspace_id: string
+  reasons: string[]
+  opened_at: string
+  opened_by: string
+  due_at: string
+  closed_at: string
+  closed_by: string
+  counts: Outcomes
+  items: Array<{
+    id: string
+    kind: ReviewItemKind
+    subject_id: string
+    snapshot: Record<string, unknown>
+    decision: ReviewDecision | null
+    note: string | null
+    decided_by: string | null
+    decided_at: string | null
+    outcome: ReviewOutcome
+  }>
+}
+
+/** Ids of people, never their names. @param items each with its final outcome, in one order */
+export function reportOf(
+  review: Review,
+  items: ReadonlyArray<ReviewItem & { outcome: ReviewOutcome }>,
+  closing: { at: Date; by: string },
+): Report {
+  return {
+    report_version: 1,
+    review_id: review.id,
+    organization_id: review.organizationId,
+    workspace_id: review.workspaceId,
+    reasons: review.reasons,
+    opened_at: review.openedAt.toISOString(),
+    opened_by: review.openedBy,
+    due_at: review.dueAt.toISOString(),
+    closed_at: closing.at.toISOString(),
+    closed_by: closing.by,
+    counts: countOutcomes(items.map(({ outcome }) => outcome)),
+    items: items.map((item) => ({
+      id: item.id,
+      kind: item.kind,
+      subject_id: item.subjectId,
+      snapshot: item.snapshot,
+      decision: item.decision,
+      note: item.note,
+      decided_by: item.decidedBy,
+      decided_at: item.decidedAt?.toISOString() ?? null,
+      outcome: item.outcome,
+    })),
+  }
+}
