@@ -15,9 +15,11 @@ import { type Clients, createClients } from './clients/service.ts'
 import type { Config } from './config.ts'
 import { connectionRoutes } from './connections/routes.ts'
 import { type ConnectionReads, createConnectionReads } from './connections/service.ts'
+import { createAccountDeletion } from './console/account-deletion.ts'
 import { createAccountPages } from './console/account-pages.ts'
 import { createAccountSignOut } from './console/account-sign-out.ts'
 import { createApiReference } from './console/api-reference.ts'
+import { createAuditPages } from './console/audit-pages.ts'
 import { createConnectionPages } from './console/connection-pages.ts'
 import { createFrame } from './console/frame.ts'
 import { createHome } from './console/home.ts'
@@ -26,6 +28,7 @@ import { createInvitingPages } from './console/inviting-pages.ts'
 import { createLibraryPages } from './console/library-pages.ts'
 import { createOrganizationPages } from './console/organization-pages.ts'
 import { createPages } from './console/pages.ts'
+import { createReviewPages } from './console/review-pages.ts'
 import { createSignIn } from './console/sign-in.ts'
 import { createTokenPages } from './console/token-pages.ts'
 import { createWorkspacePages } from './console/workspace-pages.ts'
@@ -33,6 +36,7 @@ import { createEnvelope } from './crypto/envelope.ts'
 import { type Keys, loadKeys } from './crypto/keys.ts'
 import { createPasswords } from './crypto/passwords.ts'
 import type { Secret } from './crypto/secret.ts'
+import { evidenceRoutes } from './evidence/routes.ts'
 import { deleteExpired } from './families/store.ts'
 import { createAssets } from './http/assets.ts'
 import type { AnswerForm } from './http/errors.ts'
@@ -46,8 +50,13 @@ import { mounted } from './http/router.ts'
 import { createApplication, createHttpServer } from './http/server.ts'
 import { deleteOldKeys } from './idempotency/service.ts'
 import { invitationRoutes } from './invitations/routes.ts'
+import { jobRecordRoutes } from './job-records/routes.ts'
+import { defineJobs } from './jobs/schedule.ts'
+import { createJobs, type Jobs } from './jobs/service.ts'
 import { createLogoutDelivery } from './logout/service.ts'
 import { deleteExpiredClientSessions } from './logout/store.ts'
+import { createMailer } from './mail/service.ts'
+import { consequencesRoutes } from './members/routes.ts'
 import { createAccessTokens } from './oauth/access-tokens.ts'
 import { createBrowserSessions } from './oauth/browser-sessions.ts'
 import { createEndpoints, endpointAt, introspect, type ProviderHolder } from './oauth/endpoints.ts'
@@ -56,8 +65,10 @@ import { createInteractions } from './oauth/interactions.ts'
 import { cookieKeys, createProvider, OWN_PATHS } from './oauth/provider.ts'
 import { createTokens } from './oauth/tokens.ts'
 import { organizationRoutes } from './organizations/routes.ts'
+import { noticeRoutes } from './reminders/routes.ts'
 import { createOwnResourceMetadata } from './resource-servers/routes.ts'
 import { createResourceServers, type ResourceServers } from './resource-servers/service.ts'
+import { reviewRoutes } from './reviews/routes.ts'
 import { createOutside, type Outside } from './revocation/outside.ts'
 import { createRevocationList, type RevocationList } from './revocation/service.ts'
 import { deleteExpiredEntries } from './revocation/store.ts'
@@ -67,11 +78,13 @@ import type { Db, OpenedDatabase } from './store/database.ts'
 import { type EphemeralStore, sealEphemeral } from './store/ephemeral.ts'
 import { createPostgresEphemeralStore } from './store/ephemeral-postgres.ts'
 import { createRedisEphemeralStore } from './store/ephemeral-redis.ts'
-import { pendingMigrations } from './store/migrate.ts'
+import { monthsAhead, pendingMigrations } from './store/migrate.ts'
 import { createTour } from './tour/routes.ts'
 import { setUpTour } from './tour/service.ts'
 import { createUses, type Uses } from './uses/service.ts'
 import { deleteOldUses } from './uses/store.ts'
+import { validationRoutes } from './validation/routes.ts'
+import { createValidation } from './validation/service.ts'
 import { createVerification } from './verification/service.ts'
 import { tokenRoutes } from './workspace-tokens/routes.ts'
 import { commitDueCutovers } from './workspace-tokens/service.ts'
@@ -95,6 +108,7 @@ export interface Services {
   signer: SinkSigner
   /** Calls to addresses that somebody else chose. */
   outbound: Outbound
+  jobs: Jobs
 }
 
 export interface App extends Services {
@@ -133,6 +147,7 @@ export async function createServices(
     outside,
     onBehind: (missing) => log.error(missing, 'the database is behind its sink: run latchkey restore-check'),
   })
+  const background = createBackground(config, opened, { db, revocations, signer }, log)
   return {
     db,
     keys,
@@ -146,12 +161,39 @@ export async function createServices(
     sink,
     signer,
     outbound,
+    jobs: background.jobs,
     sweepEphemeral: async () => (await plain.sweep?.(SWEEP_BATCH)) ?? 0,
     async close() {
+      background.mailer?.close()
       await revocations.close()
       await ephemeral.close()
     },
   }
+}
+
+/** Jobs, and the mail that they send; they run once they are started. */
+function createBackground(
+  config: Config,
+  opened: OpenedDatabase,
+  deps: Pick<Services, 'db' | 'revocations' | 'signer'>,
+  log: Log,
+) {
+  const jobs = createJobs({
+    source: opened.source,
+    isHeldBack: () => deps.revocations.trouble() !== undefined,
+    onError: createErrorLog(log, 'a background job'),
+  })
+  const mailer = config.mail && createMailer(config.mail)
+  defineJobs({
+    ...deps,
+    jobs,
+    mailer,
+    issuer: config.issuer,
+    reviewEvery: config.reviewEvery,
+    onUnmailed: ({ workspaceId, kind }) =>
+      log.info({ workspace_id: workspaceId, kind }, 'a notice is mailed to nobody: SMTP_URL is not set'),
+  })
+  return { jobs, mailer }
 }
 
 function openEphemeral(
@@ -204,6 +246,7 @@ async function createParts(config: Config, services: Awaited<ReturnType<typeof c
     formTokens: createFormTokens(formKey),
     feed: createFeed(services.revocations, formKey),
     tokens: createTokens(verifying),
+    validation: createValidation(verifying),
     tour: config.tour ? await setUpTour({ ...services, issuer }, { traceId: 'tour' }) : undefined,
   }
   const sessions = createBrowserSessions(parts)
@@ -228,8 +271,11 @@ function createRoutes(parts: Parts, apiRoutes: readonly Route[], metadata: KeptM
     ...[
       createSignIn(parts),
       createAccountSignOut(parts),
+      createAccountDeletion(parts),
       createTokenPages(parts),
       createConnectionPages(parts),
+      createAuditPages(parts),
+      createReviewPages(parts),
       createAccountPages(parts),
       createOrganizationPages(parts),
       createWorkspacePages(parts),
@@ -261,9 +307,15 @@ export async function createApp(
   const parts = await createParts(config, services, log)
   const apiRoutes = [
     ...organizationRoutes(parts),
+    ...consequencesRoutes(parts),
     ...invitationRoutes(parts),
     ...connectionRoutes(parts),
     ...tokenRoutes(parts),
+    ...reviewRoutes(parts),
+    ...noticeRoutes(parts),
+    ...validationRoutes(parts),
+    ...jobRecordRoutes(parts),
+    ...evidenceRoutes(parts),
   ]
   const metadata = createKeptMetadata()
   const app = createApplication({
@@ -303,7 +355,10 @@ export async function createApp(
     post: (url, body) => services.outbound.send({ ...LOGOUT_POST, url, body }),
     onError: createErrorLog(log, 'delivery of logouts'),
   })
-  server.once('listening', () => logouts.start()) // by those that serve
+  server.once('listening', () => {
+    logouts.start() // by those that serve
+    services.jobs.start()
+  })
   return {
     ...services,
     server,
@@ -314,7 +369,7 @@ export async function createApp(
       clearInterval(sweeper)
       clearInterval(cutovers)
       parts.feed.close()
-      await Promise.all([drain(server), logouts.close()])
+      await Promise.all([drain(server), logouts.close(), services.jobs.stop()])
       await parts.uses.close()
       await sealer.close()
       await services.close()
@@ -368,8 +423,10 @@ async function untilEmpty(sweepBatch: () => Promise<number>): Promise<void> {
 
 /** Deletes what has expired; several processes may do it at once. */
 function startSweeping(db: Db, sweepEphemeral: () => Promise<number>, log: Log): NodeJS.Timeout {
+  const watchMonths = createMonthsWatch(db, log)
   const sweep = async () => {
     try {
+      await watchMonths()
       await untilEmpty(() => deleteExpired(db, SWEEP_BATCH))
       await untilEmpty(() => deleteExpiredEntries(db, SWEEP_BATCH))
       await untilEmpty(() => deleteOldUses(db, SWEEP_BATCH))
@@ -381,6 +438,20 @@ function startSweeping(db: Db, sweepEphemeral: () => Promise<number>, log: Log):
     }
   }
   return setInterval(sweep, SWEEP_EVERY_MS).unref()
+}
+
+const DAY_MS = 86_400_000
+const FEW_MONTHS = 3
+
+/** Says once a day that the months ahead will run out: what comes after them would share one partition for good. */
+function createMonthsWatch(db: Db, log: Log): () => Promise<void> {
+  let lookedAt = Number.NEGATIVE_INFINITY
+  return async () => {
+    if (performance.now() - lookedAt < DAY_MS) return
+    const months = await monthsAhead(db)
+    lookedAt = performance.now()
+    if (months < FEW_MONTHS) log.warn({ months }, 'the audit log has few months ahead: run latchkey migrate')
+  }
 }
 
 const CUTOVERS_EVERY_MS = 500

@@ -25,6 +25,15 @@ const CATALOGUE = {
   role_too_low: { status: 403, sentence: 'Your role does not allow this.' },
   wrong_credential: { status: 403, sentence: 'This call is not for this kind of credential.' },
   workspace_mismatch: { status: 403, sentence: 'This credential belongs to another workspace.' },
+  environment_mismatch: {
+    status: 403,
+    sentence: 'This credential is for another environment. Use the one that was made for the environment of this job.',
+  },
+  stale_version: {
+    status: 403,
+    sentence:
+      'This credential is of another version than the job expects. Give the job the value and the version of the same rotation.',
+  },
   recent_sign_in_required: {
     status: 403,
     sentence: 'This needs a sign-in from the last ten minutes. Sign in again, then repeat it.',
@@ -60,6 +69,10 @@ const CATALOGUE = {
     sentence: 'Two versions work already. Cut over to the newer one, or revoke one of them, before you rotate again.',
   },
   token_ended: { status: 409, sentence: 'This token has been revoked. Create a new one.' },
+  suspended: {
+    status: 409,
+    sentence: 'This is suspended, and nothing of it works. An admin of the workspace restores it, or ends it.',
+  },
   last_owner: { status: 409, sentence: 'There must be an owner left. Make somebody else an owner first.' },
   idempotency_key_reused: {
     status: 422,

@@ -10,6 +10,9 @@ export type InvitationId = `inv_${string}`
 /** A line of workspace tokens, or of organization keys. */
 export type KeyId = `key_${string}`
 export type AuditEventId = `aud_${string}`
+export type ReviewId = `rev_${string}`
+export type ReviewItemId = `rvi_${string}`
+export type NoticeId = `ntc_${string}`
 export type ClientId = string
 
 /** Whether a text can be a client's id: any other one, whatever is in it, is asked of no store. */
@@ -67,7 +70,7 @@ function timeOrdered(): Buffer {
   return bytes
 }
 
-type TimeOrderedPrefix = 'org' | 'ws' | 'con' | 'fam' | 'key' | 'inv' | 'aud' | 'cl'
+type TimeOrderedPrefix = 'org' | 'ws' | 'con' | 'fam' | 'key' | 'inv' | 'aud' | 'cl' | 'rev' | 'rvi' | 'ntc'
 
 /** A new id that sorts by the time it was made. */
 export function newId<P extends TimeOrderedPrefix>(prefix: P): `${P}_${string}` {

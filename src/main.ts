@@ -1,9 +1,12 @@
 #!/usr/bin/env node
 import { existsSync, readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
 // The command line. The only file that ends the process.
 import { text } from 'node:stream/consumers'
 import { Command, Option } from 'commander'
-import { printResult, printWelcome } from './cli/print.ts'
+import type { JWK } from 'jose'
+import { verifyFile } from './audit/file-verification.ts'
+import { createProgress, printResult, printWelcome } from './cli/print.ts'
 import { execute, migrateDatabase, serve } from './cli/process.ts'
 import { ConfigError, readConfig, VARIABLES } from './config.ts'
 import { AppError } from './errors.ts'
@@ -27,6 +30,8 @@ function run(
   name: string,
   description: string,
   toInput: (options: Record<string, unknown>, args: string[]) => unknown,
+  /** Work that needs no database, where the options ask for it. */
+  offline?: (options: Record<string, unknown>) => Promise<unknown> | undefined,
 ): Command {
   const own = name.split(' ')[0] ?? ''
   const full = parent === program ? own : `${parent.name()} ${own}`
@@ -36,14 +41,22 @@ function run(
     .option('--json', 'print the object itself, as JSON')
     .action(async function action(this: Command) {
       const options = this.opts<Record<string, unknown>>()
-      const config = readConfig(process.env)
-      const result = await execute(config, createLog('error', { write: (line) => process.stderr.write(line) }), {
-        command: full,
-        input: await toInput(options, this.args),
-      })
+      const result = await (offline?.(options) ?? online(full, await toInput(options, this.args)))
       printResult(result, options.json === true)
       if (typeof result === 'object' && result !== null && Reflect.get(result, 'ok') === false) process.exitCode = 1
     })
+}
+
+function online(command: string, input: unknown): Promise<unknown> {
+  const log = createLog('error', { write: (line) => process.stderr.write(line) })
+  return execute(readConfig(process.env), log, { command, input }, createProgress())
+}
+
+/** @returns undefined where no file is named */
+function verifyAuditFile({ file, keys }: Record<string, unknown>): Promise<unknown> | undefined {
+  if (file === undefined && keys === undefined) return undefined
+  if (typeof file !== 'string') throw new AppError('invalid_request', { detail: 'Give --file with --keys.' })
+  return verifyFile(file, { keys: typeof keys === 'string' ? readKeys(keys) : [], onProgress: createProgress() })
 }
 
 program
@@ -106,16 +119,52 @@ run(
 run(user, 'suspend <user>', 'Suspend a person: their sessions and connections end at once.', (_options, [who]) => ({
   user: who,
 }))
+run(
+  user,
+  'erase <user>',
+  'Erase an account: everything of the person ends, and no row names them any more.',
+  ({ dryRun, yes }, [who]) => ({ user: who, dry_run: dryRun === true, yes: yes === true }),
+)
+  .option('--dry-run', 'only say what it would come to')
+  .option('--yes', 'do it: it cannot be undone')
 run(user, 'restore <user>', 'Lift a suspension. What was issued before stays dead.', (_options, [who]) => ({
   user: who,
 }))
 
+const audit = group('audit', 'The log of who had access, with what, when.')
 run(
-  group('audit', 'The log of who had access, with what, when.'),
+  audit,
   'verify',
   'Whether the log is whole: every chain gapless, every record as it was, and what was signed still true.',
   () => ({}),
+  verifyAuditFile,
 )
+  .option('--file <path>', 'verify an exported file or an archive instead, offline')
+  .option('--keys <path>', 'public keys of the server that wrote the file: see audit keys')
+run(audit, 'keys', 'Print the public keys that files are verified with (a JWK Set).', () => ({}))
+run(
+  audit,
+  'export',
+  'Write the records of an organization, or those that fit, into a signed file.',
+  ({ organization, to, trace, workspace, since, until }) => {
+    const filter = { trace_id: trace, workspace_id: workspace, since, until }
+    return { chain: organization, to: resolve(String(to)), ...filter }
+  },
+)
+  .requiredOption('--organization <id>', 'whose; system: what belongs to no organization')
+  .requiredOption('--to <path>', 'the file, which must not be there yet')
+  .option('--trace <id>', 'only what is recorded of this trace')
+  .option('--workspace <id>', 'only this workspace')
+  .option('--since <time>', 'recorded at or after, such as 2026-05-01T00:00:00Z')
+  .option('--until <time>', 'recorded before')
+run(
+  audit,
+  'archive',
+  'Put what is older than a month into signed files, and take months that are archived out of the database.',
+  ({ before, to }) => ({ before, to: resolve(String(to)) }),
+)
+  .requiredOption('--before <day>', 'the first day of the oldest month that stays, such as 2026-05-01')
+  .requiredOption('--to <directory>', 'where the files go')
 
 run(
   program,
@@ -131,6 +180,43 @@ run(
   'everything',
   'Refuse every JWT issued so far, such as after a key was compromised. Clients get new ones by themselves.',
   () => ({}),
+)
+
+run(
+  group('jobs', 'Work in the background.'),
+  'run <job>',
+  'Run a scheduled job now: notices, reviews-open or reviews-close.',
+  (_options, [job]) => ({ job }),
+)
+
+const review = group('review', 'Access reviews.')
+run(
+  review,
+  'open',
+  'Open an access review of a workspace, or of each workspace of an organization.',
+  ({ workspace, organization, incident, dueInDays }) => {
+    if ((workspace === undefined) === (organization === undefined))
+      throw new AppError('invalid_request', { detail: 'Give --workspace or --organization, one of them.' })
+    return {
+      ...(workspace === undefined ? { organization } : { workspace }),
+      reason: incident === true ? 'incident' : 'asked',
+      ...(dueInDays === undefined ? {} : { due_in_days: Number(dueInDays) }),
+    }
+  },
+)
+  .option('--workspace <id>', 'the workspace; or')
+  .option('--organization <id>', 'the organization')
+  .option('--incident', 'after an incident: it is due in three days')
+  .option('--due-in-days <days>', 'until when it is due')
+run(review, 'list', 'List the access reviews of a workspace.', ({ workspace }) => ({ workspace })).requiredOption(
+  '--workspace <id>',
+  'the workspace',
+)
+run(
+  review,
+  'close <review>',
+  'Close an access review now: what nobody has attested is suspended.',
+  (_options, [id]) => ({ review: id }),
 )
 
 const organization = group('organization', 'Companies.')
@@ -312,6 +398,14 @@ function readJson(path: string): unknown {
   } catch {
     throw new AppError('invalid_request', { detail: `${path} cannot be read as JSON.` })
   }
+}
+
+/** A JWK Set (RFC 7517), as `audit keys --json` prints it. */
+function readKeys(path: string): JWK[] {
+  const found = readJson(path)
+  const keys: unknown = typeof found === 'object' && found !== null ? Reflect.get(found, 'keys') : undefined
+  if (Array.isArray(keys) && keys.length > 0 && keys.every((key) => typeof key?.kty === 'string')) return keys
+  throw new AppError('invalid_request', { detail: `${path} holds no JWK Set: audit keys --json prints one.` })
 }
 
 /** One line; a newline at its end is not part of it. */

@@ -3,12 +3,17 @@ import { randomUUID } from 'node:crypto'
 import { z } from 'zod'
 import { createUser, setPassword, setSuspended, signOutEverywhere } from '../accounts/service.ts'
 import type { Services } from '../app.ts'
+import { archiveBefore } from '../archives/service.ts'
+import { SYSTEM_CHAIN } from '../audit/rules.ts'
 import { verifyDatabase } from '../audit/verification.ts'
 import { GRANT_TYPES, present } from '../clients/service.ts'
 import { presentConnection } from '../connections/schemas.ts'
 import { closeConnection, grantToClient, listConnections } from '../connections/service.ts'
 import { Secret } from '../crypto/secret.ts'
+import { presentErasure } from '../erasure/schemas.ts'
+import { eraseAccount, previewErasure } from '../erasure/service.ts'
 import { AppError } from '../errors.ts'
+import { exportTo } from '../evidence/service.ts'
 import { nameText } from '../organizations/schemas.ts'
 import {
   addMember,
@@ -18,8 +23,12 @@ import {
   findReached,
   listOrganizations,
   listWorkspaces,
+  listWorkspacesIn,
 } from '../organizations/service.ts'
 import { restoreCheck } from '../restores/service.ts'
+import { LONGEST_DUE_IN_DAYS } from '../reviews/rules.ts'
+import { presentReview, presentReviewDetail } from '../reviews/schemas.ts'
+import { closeNow, listReviews, openReview } from '../reviews/service.ts'
 import { refuseEverythingSoFar } from '../revocation/service.ts'
 import { expiryOf, presentIssued, presentToken } from '../workspace-tokens/schemas.ts'
 import { createToken, listTokens, revokeToken } from '../workspace-tokens/service.ts'
@@ -33,9 +42,18 @@ const name = z
   .regex(/^\P{C}*$/u, 'must not hold control characters')
 const secret = z.string().transform((text) => new Secret(text))
 
+const exportFilter = {
+  trace_id: z.string().optional(),
+  workspace_id: z.string().optional(),
+  since: z.iso.datetime({ offset: true }).optional(),
+  until: z.iso.datetime({ offset: true }).optional(),
+}
+
 interface By {
   actor: { kind: 'operator' }
   request: { traceId: string }
+  /** Hears how far long work has come. */
+  onProgress: (done: number) => void
 }
 
 interface Command<I extends z.ZodType> {
@@ -67,9 +85,36 @@ export const COMMANDS = {
     input: z.strictObject({ user: z.string() }),
     run: (services, input, by) => setSuspended(services, { ...input, suspended: false, ...by }),
   }),
+  'user erase': command({
+    input: z.strictObject({ user: z.string(), dry_run: z.boolean(), yes: z.boolean() }),
+    async run(services, { user, dry_run, yes }, { actor, request }) {
+      if (dry_run) return presentErasure(await previewErasure(services, user))
+      if (yes) return { ...(await eraseAccount(services, { user, actor, request })), erased: true }
+      throw new AppError('invalid_request', {
+        detail: 'This cannot be undone. See what it comes to with --dry-run, then do it with --yes.',
+      })
+    },
+  }),
   'audit verify': command({
     input: z.strictObject({}),
-    run: (services) => verifyDatabase(services, () => {}),
+    run: (services, _input, { onProgress }) => verifyDatabase(services, onProgress),
+  }),
+  'audit export': command({
+    input: z.strictObject({ chain: z.string(), to: z.string(), ...exportFilter }),
+    async run(services, { chain, to, ...filter }) {
+      const isThere = chain === SYSTEM_CHAIN || (await findOrganizationReached(services.db, chain, null)) !== undefined
+      if (!isThere) throw new AppError('not_found', { detail: `There is no organization ${chain}.` })
+      return exportTo(services, { chain, workspaceId: undefined }, filter, to)
+    },
+  }),
+  'audit archive': command({
+    input: z.strictObject({ before: z.iso.date(), to: z.string() }),
+    run: (services, input, { actor, request }) =>
+      archiveBefore(services, { before: monthOf(input.before), directory: input.to, actor, request }),
+  }),
+  'audit keys': command({
+    input: z.strictObject({}),
+    run: async ({ signer }) => ({ keys: signer.publicKeys() }),
   }),
   'restore-check': command({
     input: z.strictObject({ dry_run: z.boolean(), accept_sink: z.boolean() }),
@@ -79,6 +124,44 @@ export const COMMANDS = {
   'revocation everything': command({
     input: z.strictObject({}),
     run: ({ revocations }, _input, by) => refuseEverythingSoFar(revocations, by),
+  }),
+  'jobs run': command({
+    input: z.strictObject({ job: z.string() }),
+    async run({ jobs }, input) {
+      await jobs.runNow(input.job)
+      return { job: input.job, done: true }
+    },
+  }),
+  'review open': command({
+    input: z.strictObject({
+      workspace: z.string().optional(),
+      organization: z.string().optional(),
+      reason: z.enum(['asked', 'incident']),
+      due_in_days: z.int().min(1).max(LONGEST_DUE_IN_DAYS).optional(),
+    }),
+    async run({ db }, input, { request }) {
+      const opened = []
+      for (const workspaceId of await workspacesOf(db, input)) {
+        const { reason, due_in_days: dueInDays } = input
+        const asked = { workspaceId, reason, dueInDays, authority: { kind: 'operator' } as const, request }
+        const { items: _each, ...review } = presentReviewDetail(await openReview(db, asked))
+        opened.push(review)
+      }
+      return opened
+    },
+  }),
+  'review list': command({
+    input: z.strictObject({ workspace: z.string() }),
+    async run({ db }, input) {
+      const found = await findReached(db, input.workspace, null)
+      if (found === undefined) throw new AppError('not_found', { detail: `There is no workspace ${input.workspace}.` })
+      return (await listReviews(db, found.workspace.id)).map(presentReview)
+    },
+  }),
+  'review close': command({
+    input: z.strictObject({ review: z.string() }),
+    run: async (services, input, by) =>
+      presentReviewDetail(await closeNow(services, { reviewId: input.review, ...by })),
   }),
   'organization create': command({
     input: z.strictObject({ name, owner: z.string() }),
@@ -249,13 +332,24 @@ export const COMMANDS = {
   }),
 }
 
+/** @throws {AppError} `invalid_request` for a day that is not the first of its month, or lies ahead */
+function monthOf(day: string): Date {
+  const time = new Date(`${day}T00:00:00Z`)
+  if (day.endsWith('-01') && time <= new Date()) return time
+  throw new AppError('invalid_request', { detail: 'Give the first day of a month that has begun, such as 2026-05-01.' })
+}
+
 /** What is done while a database is behind its sink; nothing else is. */
 const BEFORE_ALL = new Set(['ping', 'restore-check'])
 
 export type CommandName = keyof typeof COMMANDS
 
 /** @throws {AppError} `invalid_request` naming what is wrong with the input */
-export async function runCommand(services: Services, call: { command: string; input: unknown }): Promise<unknown> {
+export async function runCommand(
+  services: Services,
+  call: { command: string; input: unknown },
+  onProgress: (done: number) => void = () => {},
+): Promise<unknown> {
   if (!Object.hasOwn(COMMANDS, call.command))
     throw new AppError('not_found', { detail: `There is no command ${call.command}.` })
   // Each command takes what its own form gives.
@@ -263,7 +357,23 @@ export async function runCommand(services: Services, call: { command: string; in
   const input = found.input.safeParse(call.input)
   if (!input.success) throw new AppError('invalid_request', { detail: z.prettifyError(input.error) })
   if (!BEFORE_ALL.has(call.command)) await services.revocations.requireSound()
-  return found.run(services, input.data, { actor: { kind: 'operator' }, request: { traceId: `cli-${randomUUID()}` } })
+  const by = { actor: { kind: 'operator' }, request: { traceId: `cli-${randomUUID()}` }, onProgress } as const
+  return found.run(services, input.data, by)
+}
+
+/** One workspace, or all of an organization that are not archived. */
+async function workspacesOf(
+  db: Services['db'],
+  input: { workspace?: string | undefined; organization?: string | undefined },
+): Promise<string[]> {
+  if (input.workspace !== undefined) {
+    if ((await findReached(db, input.workspace, null)) !== undefined) return [input.workspace]
+    throw new AppError('not_found', { detail: `There is no workspace ${input.workspace}.` })
+  }
+  const found = await findOrganizationReached(db, input.organization ?? '', null)
+  if (found === undefined)
+    throw new AppError('not_found', { detail: `There is no organization ${input.organization ?? ''}.` })
+  return (await listWorkspacesIn(db, found.organization.id, {})).map(({ id }) => id)
 }
 
 async function requireResource(resourceServers: Services['resourceServers'], identifier: string) {

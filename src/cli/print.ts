@@ -20,6 +20,20 @@ function plain(value: unknown): string {
   return typeof value === 'object' && value !== null ? JSON.stringify(value) : String(value ?? '-')
 }
 
+const PROGRESS_EVERY_MS = 500
+const PROGRESS_LINE_EVERY_MS = 10_000
+
+/** Says on standard error how far long work has come: in place on a terminal, else in a line now and then. */
+export function createProgress(): (done: number) => void {
+  const { isTTY } = process.stderr
+  let saidAt = performance.now()
+  return (done) => {
+    if (performance.now() - saidAt < (isTTY ? PROGRESS_EVERY_MS : PROGRESS_LINE_EVERY_MS)) return
+    saidAt = performance.now()
+    process.stderr.write(`${isTTY ? '\r' : ''}${done.toLocaleString('en')} records${isTTY ? ' ' : '\n'}`)
+  }
+}
+
 /** How to go on, for whoever started the server by hand. */
 export function printWelcome(config: Config, app: App): void {
   if (config.production) return

@@ -14,15 +14,20 @@ import { runCommand } from './commands.ts'
 import { callControl, holdControl } from './control.ts'
 
 /** Runs a command: in the server that holds the embedded database, else here. */
-export async function execute(config: Config, log: Log, call: { command: string; input: unknown }): Promise<unknown> {
-  if (config.database.kind !== 'embedded') return executeHere(config, log, call)
+export async function execute(
+  config: Config,
+  log: Log,
+  call: Call,
+  onProgress: (done: number) => void = () => {},
+): Promise<unknown> {
+  if (config.database.kind !== 'embedded') return executeHere(config, log, call, onProgress)
   const { dataDirectory } = config
   return waitingForOthers(async () => {
     const answered = await callControl(dataDirectory, call)
     if (answered !== undefined) return answered.result
     const held = await holdControl(dataDirectory, () => Promise.reject(new AppError('unavailable')))
     try {
-      return await executeHere(config, log, call)
+      return await executeHere(config, log, call, onProgress)
     } finally {
       held.close()
     }
@@ -45,12 +50,21 @@ async function waitingForOthers<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
-/** Commands whose statements read all there is, and take as long as that takes. */
-const TAKES_LONG = new Set(['restore-check', 'audit verify'])
+interface Call {
+  command: string
+  input: unknown
+}
 
-async function executeHere(config: Config, log: Log, call: { command: string; input: unknown }): Promise<unknown> {
+/** Commands whose statements read all there is, and take as long as that takes. */
+const TAKES_LONG = new Set(['restore-check', 'audit verify', 'audit export', 'audit archive'])
+/** What the server's role may not do. */
+const AS_OWNER = new Set(['audit archive'])
+
+async function executeHere(config: Config, log: Log, call: Call, onProgress: (done: number) => void): Promise<unknown> {
+  const { database } = config
+  const asOwner = database.kind === 'postgres' && AS_OWNER.has(call.command)
   const opened = await openDatabase(
-    config.database,
+    asOwner ? { ...database, url: database.migrationUrl } : database,
     createErrorLog(log, 'database'),
     TAKES_LONG.has(call.command) ? { statementTimeoutMs: 0 } : {},
   )
@@ -58,7 +72,7 @@ async function executeHere(config: Config, log: Log, call: { command: string; in
     await prepareDatabase(config, opened.db)
     const services = await createServices(config, opened, openMasterKeys(config), log)
     try {
-      return await runCommand(services, call)
+      return await runCommand(services, call, onProgress)
     } finally {
       await services.close()
     }

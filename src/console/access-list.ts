@@ -11,6 +11,7 @@ import { type AccessFilter, isFiltering, type Kind, queryOf, readFilter, type So
 import * as connectionViews from './connection-views.ts'
 import { type Frame, leadToSignIn } from './frame.ts'
 import { noticeOf } from './people.ts'
+import { attentionOf } from './review-pages.ts'
 import { type PlaceKind, placeView, type TokenPlace, tokenAt } from './token-places.ts'
 import * as tokenViews from './token-views.ts'
 
@@ -56,7 +57,16 @@ async function showList(deps: AccessListDeps, ctx: Context, place: TokenPlace): 
     tokens,
     revoked: await revokedLabel(looking),
     notice: noticeOf(ctx, connectionViews.NOTICES),
+    attention: await attentionFor(looking, rows),
   })
+}
+
+/** What admins of a workspace are told of, and does not stand among these rows. */
+async function attentionFor({ db, place }: Looking, rows: readonly tokenViews.WayIn[]) {
+  const { workspaceId, organizationId } = place.place
+  if (!place.mayChange || workspaceId === null) return undefined
+  const shown = new Set(rows.map(({ href }) => href))
+  return attentionOf(db, { id: workspaceId, organization_id: organizationId }, (href) => shown.has(href))
 }
 
 /** A part of the page: a list, or a page of it, and what leads to the others. */

@@ -264,17 +264,22 @@ const SAMPLE_IDS: Record<string, string> = {
   key_id: 'key_01kw8m5hf2c8w1r5y9b3e7g4hj',
   connection_id: 'con_01kw8m5hd4m6s0z7k2v5q9n8ab',
   invitation_id: 'inv_01kw8m5hg3x5t9w1r6c8d0e2fj',
+  review_id: 'rev_01kw8m5hk7p9q1r3s5t7v9w1xz',
+  item_id: 'rvi_01kw8m5hm8q0r2s4t6v8w0x2yz',
+  record_id: 'aud_01kw8m5hn9r1s3t5v7w9x1y3za',
+  trace_id: 'access-2026-04-05-009',
   version: 'v2',
 }
 
 function curlOf({ issuer, path, method, operation, schemas }: Named): string {
   const url = `${issuer}${path.replace(/\{(\w+)\}/g, (all, name: string) => SAMPLE_IDS[name] ?? all)}`
   const body = operation.requestBody?.content['application/json']?.schema
-  const isRepeatable = operation.parameters?.some(({ name }) => name === 'Idempotency-Key') === true
+  const takes = (header: string) => operation.parameters?.some(({ name }) => name === header) === true
   const lines = [
     `curl ${method === 'GET' ? '' : `-X ${method} `}${url}`,
     ...credentialLines(operation['x-access'], method),
-    ...(isRepeatable ? ['-H "Idempotency-Key: $(uuidgen)"'] : []),
+    ...(takes('Idempotency-Key') ? ['-H "Idempotency-Key: $(uuidgen)"'] : []),
+    ...(takes('X-Trace-Id') ? ['-H "X-Trace-Id: $JOB_ID"'] : []),
     ...(body === undefined
       ? []
       : ['-H "Content-Type: application/json"', `-d '${JSON.stringify(exampleOf(resolve(body, schemas), ''))}'`]),

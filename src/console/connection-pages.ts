@@ -9,6 +9,7 @@ import {
   disconnect,
   findOpenConnection,
   makeItSignAnew,
+  suspendConnection,
 } from '../connections/service.ts'
 import { AppError } from '../errors.ts'
 import { field, formBody } from '../http/forms.ts'
@@ -60,6 +61,8 @@ interface Visit extends Place {
   connection: ConnectionView
   /** Who changes it, as what. */
   asked: Asked | AskedByOwner
+  /** Only an admin ends or restores what is suspended. */
+  isAdmin: boolean
   /** What is said of it there. */
   words: { verb: string; isOwn: boolean; approvedBy: Maker | undefined }
   action: string
@@ -92,6 +95,7 @@ async function openInWorkspace(
     ...place,
     connection,
     asked: { workspaceId: workspace.id, id, ...deps.frame.by(ctx, session) },
+    isAdmin: isAtLeast(visit.role, 'admin'),
     words: { verb: 'Revoke', isOwn, approvedBy: userId === null ? undefined : makerOf(userId, names) },
     action: `${base}/connections/${id}`,
   }
@@ -111,6 +115,7 @@ async function openOwn(deps: ConnectionPagesDeps, ctx: Context, session: Browser
     ...place,
     connection,
     asked: { id: connection.id, ...deps.frame.by(ctx, session) },
+    isAdmin: false,
     words: { verb: 'Disconnect', isOwn: true, approvedBy: { text: session.account.name, isId: false } },
     action: `/account/connections/${connection.id}`,
   }
@@ -129,6 +134,7 @@ async function show(deps: ConnectionPagesDeps, ctx: Context, visit: Visit, under
   deps.frame.send(ctx, visit.session, 'connection', visit.framed, {
     ...endingOf(connection, await callersOf(deps, visit)),
     ...words,
+    isAdmin: visit.isAdmin,
     action,
     back,
     understoodError,
@@ -144,6 +150,10 @@ async function postChange(deps: ConnectionPagesDeps, ctx: Context, visit: Visit)
   if (what === 'sign_anew') {
     await makeItSignAnew(deps.revocations, visit.asked)
     return done(ctx, visit.back, 'signs_anew')
+  }
+  if (what === 'restore' && 'workspaceId' in visit.asked) {
+    await suspendConnection(deps.revocations, { ...visit.asked, suspended: false })
+    return done(ctx, visit.back, 'restored')
   }
   if (what !== 'revoke') throw new AppError('invalid_request', { detail: 'Choose what is to happen.' })
   if (field(ctx, 'understood') !== 'yes' && (await callersOf(deps, visit)).length > 0)

@@ -10,6 +10,7 @@ import { ENVIRONMENT_WORDS, makerOf, type Names, NOT_USED, UNUSED_STANDING, type
 /** On the list that a change leads back to. */
 export const NOTICES = {
   disconnected: 'The connection has ended, with everything that came of it.',
+  restored: 'The connection is restored. It goes on by itself at its next refresh.',
   signs_anew: 'What it held has ended. It signs a new token at its next refresh.',
 }
 
@@ -40,18 +41,30 @@ function scopesOf({ resources }: ConnectionView): string[] {
   return [...new Set(scopes)].filter((scope) => scope !== '')
 }
 
+function standingOf(view: ConnectionView): Pick<WayIn, 'badge' | 'notes'> {
+  const { suspendedAt, now } = view
+  if (suspendedAt !== null)
+    return { badge: { kind: 'due', word: 'Suspended' }, notes: [{ text: '', when: ago(suspendedAt, now) }] }
+  return isConnectionUnused(view) ? UNUSED_STANDING : { badge: { kind: 'active', word: 'Active' }, notes: [] }
+}
+
+function decisionOf(view: ConnectionView, href: string | undefined): WayIn['waits'] {
+  if (href === undefined) return undefined
+  if (view.suspendedAt !== null) return { text: 'is suspended: restore it, or revoke it.', href }
+  return isConnectionUnused(view) ? { text: NOT_USED, href } : undefined
+}
+
 /** @param href where it is ended; undefined for somebody who may not */
 export function rowOf(view: ConnectionView, names: Names, href: string | undefined): WayIn {
-  const isIdle = isConnectionUnused(view)
   return {
     ...factsOf(view),
     href: undefined,
-    isOver: false,
+    isOver: view.suspendedAt !== null,
     owner: view.userId === null ? undefined : makerOf(view.userId, names),
     age: ageOf(view.createdAt, view.now),
-    ...(isIdle ? UNUSED_STANDING : { badge: { kind: 'active', word: 'Active' }, notes: [] }),
+    ...standingOf(view),
     actions: href === undefined ? [] : [{ href, text: 'Revoke', ends: true }],
-    waits: isIdle && href !== undefined ? { text: NOT_USED, href } : undefined,
+    waits: decisionOf(view, href),
   }
 }
 
@@ -73,6 +86,7 @@ export function endingOf(view: ConnectionView, callers: readonly Caller[]) {
     workspace: view.workspace.name,
     organization: view.organization.name,
     approved: atDay(view.createdAt),
+    suspended: view.suspendedAt === null ? undefined : ago(view.suspendedAt, view.now),
     callers: callerRows(callers, view.now),
     callersText: counted(callers.length, 'caller'),
   }

@@ -156,6 +156,7 @@ type Tab = readonly [path: string, text: string, least: WorkspaceRole]
 const WORKSPACE_TABS = [
   ['access', 'Access', 'member'],
   ['members', 'Members', 'viewer'],
+  ['audit', 'Audit', 'admin'],
   ['settings', 'Settings', 'viewer'],
 ] as const satisfies readonly Tab[]
 
@@ -163,6 +164,7 @@ const ORGANIZATION_TABS = [
   ['', 'Overview', 'member'],
   ['people', 'People', 'member'],
   ['keys', 'Keys', 'admin'],
+  ['audit', 'Audit', 'admin'],
 ] as const satisfies readonly Tab[]
 
 /** Where somebody lands in a workspace: on the first page that they may see. */

@@ -9,6 +9,7 @@ import {
   findOrganizationMember,
   listOrganizationMembers,
   type Member,
+  previewInOrganization,
   removeFromOrganization,
 } from '../members/service.ts'
 import type { BrowserSessions } from '../oauth/browser-sessions.ts'
@@ -16,20 +17,23 @@ import { isAtLeast } from '../organizations/rules.ts'
 import { newWorkspace } from '../organizations/schemas.ts'
 import { listOrganizationsOf, listReachableWorkspaces, openWorkspace } from '../organizations/service.ts'
 import { standingOf, summarize } from '../overview/service.ts'
+import type { ResourceServers } from '../resource-servers/service.ts'
 import type { RevocationList } from '../revocation/service.ts'
 import type { Db } from '../store/database.ts'
 import type { OrganizationRole } from '../store/tables.ts'
 import { type Frame, leadToSignIn, type OrganizationVisit, placeOfOrganization } from './frame.ts'
 import {
   attempt,
+  detailsOf,
   done,
+  IN_ORGANIZATION,
   listed,
   noticeOf,
   ORGANIZATION_ROLES,
   oneOf,
-  organizationChoices,
   ROLE_NAMES,
   removalFacts,
+  roleChoices,
   rowOf,
   type Words,
   words,
@@ -40,6 +44,7 @@ import { counted } from './token-times.ts'
 export interface OrganizationPagesDeps {
   db: Db
   revocations: RevocationList
+  resourceServers: ResourceServers
   frame: Frame
   sessions: BrowserSessions
 }
@@ -263,13 +268,23 @@ async function sendRole(
   person: Member<OrganizationRole>,
   error?: string,
 ): Promise<void> {
-  const standing = await standingOf(deps.db, visit.organization.id, person.user_id)
+  const asked = { organizationId: visit.organization.id, userId: person.user_id, roles: ORGANIZATION_ROLES }
+  const previews = await previewInOrganization(deps, asked)
   deps.frame.send(ctx, visit.session, 'person-role', placeOfOrganization(visit, 'people'), {
     title: 'Change a role',
     heading: words`Change the role of ${person.name}`,
     lede: words`${person.email}, ${ROLE_NAMES[person.role].toLowerCase()} of ${visit.organization.name}. The new role counts from their next request on.`,
     error,
-    choices: organizationChoices(standing, visit.role === 'owner'),
+    choices: roleChoices(
+      {
+        roles: ORGANIZATION_ROLES,
+        meanings: IN_ORGANIZATION,
+        now: person.role,
+        mayMakeOwners: visit.role === 'owner',
+      },
+      previews,
+    ),
+    details: detailsOf(ORGANIZATION_ROLES, previews),
     action: `${baseOf(visit)}/people/${person.user_id}/role`,
     back: `${baseOf(visit)}/people`,
   })
@@ -280,7 +295,7 @@ async function postRole(deps: OrganizationPagesDeps, ctx: Context): Promise<void
   const visit = await deps.frame.organization(ctx, session, 'admin')
   const person = await visitPerson(deps, ctx, visit)
   const refused = await attempt(ctx, () =>
-    changeOrganizationRole(deps.revocations, {
+    changeOrganizationRole(deps, {
       organizationId: visit.organization.id,
       userId: person.user_id,
       role: oneOf(ORGANIZATION_ROLES, field(ctx, 'role'), 'Choose a role.'),
@@ -304,13 +319,17 @@ async function sendRemoval(
   person: Member<OrganizationRole>,
   error?: string,
 ): Promise<void> {
-  const standing = await standingOf(deps.db, visit.organization.id, person.user_id)
+  const [standing, [preview]] = await Promise.all([
+    standingOf(deps.db, visit.organization.id, person.user_id),
+    previewInOrganization(deps, { organizationId: visit.organization.id, userId: person.user_id, roles: [null] }),
+  ])
+  if (preview === undefined) throw new AppError('not_found')
   deps.frame.send(ctx, visit.session, 'person-remove', placeOfOrganization(visit, 'people'), {
     title: 'Remove somebody',
     heading: words`Remove ${person.name} from ${visit.organization.name}?`,
     lede: organizationEffect(standing.workspaces.map(({ name }) => name)),
     error,
-    ...removalFacts(standing),
+    ...removalFacts(preview),
     person,
     where: visit.organization.name,
     button: words`Remove ${person.name}`,
@@ -320,7 +339,7 @@ async function sendRemoval(
 }
 
 function organizationEffect(names: readonly string[]): Words {
-  const stay = 'Tokens they made are the workspaces’ and stay.'
+  const stay = 'Tokens they made are the workspaces’ and stay, to be rotated.'
   if (names.length === 0) return [`They leave the organization. They are in none of its workspaces. ${stay}`]
   const which = names.length === 1 ? 'the workspace ' : `these ${names.length} workspaces: `
   return [
@@ -335,7 +354,7 @@ async function postRemoval(deps: OrganizationPagesDeps, ctx: Context): Promise<v
   const visit = await deps.frame.organization(ctx, session, 'admin')
   const person = await visitPerson(deps, ctx, visit)
   const refused = await attempt(ctx, () =>
-    removeFromOrganization(deps.revocations, {
+    removeFromOrganization(deps, {
       organizationId: visit.organization.id,
       userId: person.user_id,
       ...deps.frame.by(ctx, session),

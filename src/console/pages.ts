@@ -94,6 +94,8 @@ export interface SignedOutPage extends PageFrame {
   stillSignedIn?: boolean | undefined
   /** Every session ended, not this browser's alone. */
   everywhere?: { connections: string | undefined; isTold: boolean } | undefined
+  /** There is no account any more. */
+  erased?: boolean | undefined
 }
 
 export interface InvitationPage extends PageFrame {
@@ -187,16 +189,18 @@ export function createPages(options: { viewsDir: string; assets: Pick<Assets, 'h
     signOut: (data) => render('sign-out', data),
     signedOut: (data) =>
       render('signed-out', data, {
-        title: data.everywhere
-          ? 'You are signed out everywhere'
-          : data.stillSignedIn
-            ? 'You are still signed in'
-            : 'You are signed out',
+        title: titleOfSignedOut(data),
       }),
     invitation: (data) => render('invitation', data, { article: /^[aeiou]/.test(data.role) ? 'an' : 'a' }),
     home: (data) => render('home', data, { tour: safeHref(data.tourHref) }),
     tour: (data) => render('try', data, tourView(data)),
   }
+}
+
+function titleOfSignedOut({ erased, everywhere, stillSignedIn }: SignedOutPage): string {
+  if (erased) return 'Your account is deleted'
+  if (everywhere) return 'You are signed out everywhere'
+  return stillSignedIn ? 'You are still signed in' : 'You are signed out'
 }
 
 function consentView({ client, workspaces, error }: ConsentPage) {

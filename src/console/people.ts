@@ -1,12 +1,10 @@
 // What pages about people say: roles in words, what a change of one ends, and the forms that change them.
 import type { Context } from 'koa'
 import { AppError, type ErrorCode } from '../errors.ts'
-import type { WorkspaceId } from '../ids.ts'
-import type { Member } from '../members/service.ts'
+import { lastOwnerDetail, type Member, type Preview } from '../members/service.ts'
 import { effectiveRole } from '../organizations/rules.ts'
-import { endingWith, type Standing } from '../overview/service.ts'
 import type { OrganizationRole, WorkspaceRole } from '../store/tables.ts'
-import { atDay, counted } from './token-times.ts'
+import { ago, atDay, counted, dayOf } from './token-times.ts'
 
 /** A sentence with names in it, which the templates set apart from the words around them. */
 export type Words = ReadonlyArray<string | { name: string }>
@@ -76,78 +74,114 @@ export interface RoleChoice {
   disabled: boolean
 }
 
-/** The roles of an organization, each with what it would do to somebody. */
-export function organizationChoices(standing: Standing, mayMakeOwners: boolean): RoleChoice[] {
-  return ORGANIZATION_ROLES.map((role) => ({
+interface Choosing<R> {
+  roles: readonly R[]
+  meanings: Record<R & string, string>
+  now: R
+  mayMakeOwners: boolean
+}
+
+/** Roles, each with what it would come to for somebody: `previews` in the order of `roles`. */
+export function roleChoices<R extends WorkspaceRole>(
+  { roles, meanings, now, mayMakeOwners }: Choosing<R>,
+  previews: readonly Preview[],
+): RoleChoice[] {
+  return roles.map((role, index) => ({
     value: role,
     text: ROLE_NAMES[role],
-    meaning: IN_ORGANIZATION[role],
-    ...effectOf(standing.connections.length, endingWith(standing, { organizationRole: role }).length),
-    isNow: role === standing.organizationRole,
+    meaning: meanings[role],
+    ...effectOf(previews[index]),
+    isNow: role === now,
     disabled: role === 'owner' && !mayMakeOwners,
   }))
 }
 
-/** The roles of a workspace, each with what it would do to a member. */
-export function workspaceChoices(
-  standing: Standing,
-  workspace: { id: WorkspaceId; role: WorkspaceRole },
-  mayMakeOwners: boolean,
-): RoleChoice[] {
-  const here = inWorkspace(standing, workspace.id).connections.length
-  return WORKSPACE_ROLES.map((role) => {
-    const ending = endingWith(standing, { workspace: { id: workspace.id, role } })
-    return {
-      value: role,
-      text: ROLE_NAMES[role],
-      meaning: IN_WORKSPACE[role],
-      ...effectOf(here, ending.filter(({ workspace_id }) => workspace_id === workspace.id).length),
-      isNow: role === workspace.role,
-      disabled: role === 'owner' && !mayMakeOwners,
-    }
-  })
+function effectOf(preview: Preview | undefined): Pick<RoleChoice, 'effect' | 'ends'> {
+  if (preview === undefined) return { effect: undefined, ends: false }
+  if (preview.lastOwnerOf.length > 0) return { effect: 'Not now: they are the only owner.', ends: true }
+  const all = preview.connections.length
+  const [ending, narrowing] = (['ends', 'narrows'] as const).map((kind) => countOf(preview, kind))
+  const rotating = preview.rotates.length
+  const sentences = [
+    ending ? `Ends ${ending === all ? connections(all) : `${ending} of ${connections(all)}`} at once.` : '',
+    narrowing
+      ? `Takes scopes from ${narrowing === all ? connections(all) : `${narrowing} of ${connections(all)}`}.`
+      : '',
+    all > 0 && !ending && !narrowing ? `Keeps ${connections(all)}, with tokens that say the new role.` : '',
+    rotating > 0 ? `${counted(rotating, 'token')} that they made must be rotated.` : '',
+  ]
+  return { effect: sentences.filter(Boolean).join(' ') || undefined, ends: Boolean(ending || narrowing || rotating) }
 }
 
-function effectOf(all: number, ending: number): Pick<RoleChoice, 'effect' | 'ends'> {
-  if (all === 0) return { effect: undefined, ends: false }
-  if (ending === 0) return { effect: `Keeps ${connections(all)}, with tokens that say the new role.`, ends: false }
-  return {
-    effect: `Ends ${ending === all ? connections(all) : `${ending} of ${connections(all)}`} at once.`,
-    ends: true,
-  }
-}
+const countOf = ({ connections: all }: Preview, kind: Preview['connections'][number]['outcome']['kind']): number =>
+  all.filter(({ outcome }) => outcome.kind === kind).length
 
 const connections = (count: number) => (count === 1 ? 'their connection' : `their ${count} connections`)
-
-/** What of somebody is in one workspace. */
-export function inWorkspace(standing: Standing, id: WorkspaceId) {
-  return {
-    connections: standing.connections.filter(({ workspace_id }) => workspace_id === id),
-    tokens: standing.tokens.filter(({ workspace_id }) => workspace_id === id),
-  }
-}
 
 /** True where an organization's role makes somebody an admin of a workspace, whatever their role in it. */
 export function staysAdmin(organizationRole: OrganizationRole | undefined): boolean {
   return effectiveRole(null, organizationRole ?? null) === 'admin'
 }
 
-/** What ends and what stays when somebody goes. */
-export function removalFacts(parts: Pick<Standing, 'connections' | 'tokens'>) {
+/** What ends, what narrows and what is left to do, by name. */
+export function consequencesView(preview: Preview) {
+  const row = (view: Preview['connections'][number]['connection']) => ({
+    app: view.client.name,
+    workspace: view.workspace.name,
+    since: atDay(view.createdAt),
+    lastUse: view.lastUse === undefined ? undefined : ago(view.lastUse.at, view.now),
+  })
   return {
-    connections: parts.connections.map((connection) => ({
-      app: connection.client_name,
-      workspace: connection.workspace_name,
-      since: atDay(connection.created_at),
-    })),
+    connections: preview.connections
+      .filter(({ outcome }) => outcome.kind === 'ends')
+      .map(({ connection }) => row(connection)),
+    narrows: preview.connections.flatMap(({ connection, outcome }) =>
+      outcome.kind === 'narrows'
+        ? [{ ...row(connection), loses: lost(connection.resources, outcome.approved.resources ?? {}) }]
+        : [],
+    ),
+    rotates: preview.rotates.map((token) => ({ label: token.label, by: dayOf(preview.rotateBy(token)) })),
+    invitations: preview.cancels.length,
+  }
+}
+
+/** For each role that takes something away: what, by name. */
+export function detailsOf(roles: readonly WorkspaceRole[], previews: readonly Preview[]) {
+  return roles.flatMap((role, index) => {
+    const preview = previews[index]
+    if (preview === undefined || !effectOf(preview).ends || preview.lastOwnerOf.length > 0) return []
+    return [{ role: ROLE_NAMES[role], ...consequencesView(preview) }]
+  })
+}
+
+/** Scopes that are gone, of all APIs together. */
+function lost(before: Record<string, string>, after: Record<string, string>): string[] {
+  const left = (identifier: string) => new Set(after[identifier]?.split(' '))
+  return [
+    ...new Set(
+      Object.entries(before).flatMap(([identifier, scopes]) =>
+        scopes.split(' ').filter((scope) => scope !== '' && !left(identifier).has(scope)),
+      ),
+    ),
+  ]
+}
+
+/** What ends and what stays when somebody goes. */
+export function removalFacts(preview: Preview) {
+  const ending = countOf(preview, 'ends')
+  const rotating = preview.rotates.length
+  const until = preview.rotates.map(preview.rotateBy).toSorted((a, b) => a.getTime() - b.getTime())[0]
+  return {
+    ...consequencesView(preview),
     endsText:
-      parts.connections.length === 0
+      ending === 0
         ? 'They have connected no app.'
-        : `${counted(parts.connections.length, 'connection')}, with every token that came from ${parts.connections.length === 1 ? 'it' : 'them'}.`,
+        : `${counted(ending, 'connection')}, with every token that came from ${ending === 1 ? 'it' : 'them'}.`,
     staysText:
-      parts.tokens.length === 0
-        ? 'They have made no tokens.'
-        : `${counted(parts.tokens.length, 'token')} that they made, which ${parts.tokens.length === 1 ? 'is' : 'are'} the workspace’s. Rotate what they may have seen.`,
+      rotating === 0 || until === undefined
+        ? 'They have made no tokens that work.'
+        : `${counted(rotating, 'token')} that they made, which must be rotated by ${dayOf(until)}: they may know the value.`,
+    problem: preview.lastOwnerOf.length > 0 ? lastOwnerDetail(preview.lastOwnerOf) : undefined,
   }
 }
 

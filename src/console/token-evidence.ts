@@ -27,6 +27,7 @@ const STATE_BADGES: Record<VersionStateName, Badge> = {
   retired: { kind: 'retired', word: 'Retired' },
   revoked: { kind: 'revoked', word: 'Revoked' },
   expired: { kind: 'retired', word: 'Expired' },
+  suspended: { kind: 'due', word: 'Suspended' },
 }
 
 export interface Lane {
@@ -109,6 +110,7 @@ function endedState(version: TokenVersion): VersionStateName {
 function endOf({ line, now }: TokenView, version: TokenVersion, state: VersionStateName): Date {
   if (isWorking(state)) return now
   if (state === 'expired') return version.expiresAt ?? now
+  if (state === 'suspended') return line.suspendedAt ?? now
   return version.retiredAt ?? version.deadAt ?? line.closedAt ?? now
 }
 
@@ -198,6 +200,8 @@ export function ledeOf(view: TokenView): string {
   const { line, now } = view
   const [first, second] = goodVersions(line, line.versions, now)
   if (line.closedAt !== null) return `Revoked on ${instantOf(line.closedAt)}. Nothing accepts it any more.`
+  if (line.suspendedAt !== null)
+    return `Suspended on ${instantOf(line.suspendedAt)}. Nothing accepts it until an admin restores it.`
   if (first === undefined) return 'No version of it works any more. Rotate it for a new value, or revoke it.'
   if (second !== undefined)
     return `v${second.version} was made ${ago(second.createdAt, now).text}. Until you cut over, v${first.version} and v${second.version} both work.`

@@ -8,7 +8,7 @@ import { reading } from '../store/database.ts'
 import { listHours, listTokenCallers } from '../uses/store.ts'
 import { currentVersion, goodVersions } from '../workspace-tokens/rules.ts'
 import { stateOf, versionOf } from '../workspace-tokens/schemas.ts'
-import { cutOver, revokeToken, revokeVersion, type TokenView } from '../workspace-tokens/service.ts'
+import { cutOver, revokeToken, revokeVersion, suspendToken, type TokenView } from '../workspace-tokens/service.ts'
 import { addListRoute } from './access-list.ts'
 import { leadToSignIn } from './frame.ts'
 import { cutPath } from './pages.ts'
@@ -41,7 +41,7 @@ function addTokenRoutes(router: Router, deps: TokenPagesDeps, kind: PlaceKind): 
     await showToken(deps, ctx, place, await tokenAt(deps.db, place, keyIdOf(ctx)))
   })
   // Where a person comes back to after signing in again.
-  router.get(`${kind.base}/:key_id/cutover`, leadToSignIn, async (ctx) => {
+  router.get([`${kind.base}/:key_id/cutover`, `${kind.base}/:key_id/restore`], leadToSignIn, async (ctx) => {
     const place = await kind.open(ctx, await frame.session(ctx), 'see')
     done(ctx, `${place.base}/${(await tokenAt(deps.db, place, keyIdOf(ctx))).line.id}`)
   })
@@ -53,6 +53,12 @@ function addTokenRoutes(router: Router, deps: TokenPagesDeps, kind: PlaceKind): 
     if (field(ctx, 'version') !== newest) return showToken(deps, ctx, place, view, CHANGED)
     await cutOver(deps, { owner: place.owner, id: view.line.id, ...frame.by(ctx, place.session) })
     done(ctx, `${place.base}/${view.line.id}`)
+  })
+  router.post(`${kind.base}/:key_id/restore`, leadToSignIn, formBody, async (ctx) => {
+    const place = await kind.open(ctx, await frame.posted(ctx), 'change')
+    const { line } = await tokenAt(deps.db, place, keyIdOf(ctx))
+    await suspendToken(deps, { owner: place.owner, id: line.id, suspended: false, ...frame.by(ctx, place.session) })
+    done(ctx, `${place.base}/${line.id}`)
   })
 }
 
@@ -80,6 +86,7 @@ async function showToken(
   const base = `${place.base}/${line.id}`
   const lanes = evidence.lanesOf(view, hours, place.base)
   const isOpen = line.closedAt === null
+  const isSuspended = line.suspendedAt !== null
   deps.frame.send(ctx, place.session, 'token-detail', place.framed, {
     ...placeView(place),
     label: line.label,
@@ -93,7 +100,9 @@ async function showToken(
     advice: evidence.cutoverAdvice(view),
     plan: evidence.cutoverPlan(view),
     mayChange: place.mayChange && isOpen,
-    rotateHref: good.length < 2 ? `${base}/rotate` : undefined,
+    rotateHref: good.length < 2 && !isSuspended ? `${base}/rotate` : undefined,
+    restore: isSuspended ? `${base}/restore` : undefined,
+    duty: views.rotationDuty(view),
     revokeHref: `${base}/revoke`,
     cutover:
       good.length > 1 ? { action: `${base}/cutover`, newer: newestOf(view), older: `v${good[0]?.version}` } : undefined,

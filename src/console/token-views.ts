@@ -1,12 +1,19 @@
 // What pages say of a way in, in a line of a list: its state, whose it is, when and from where it was used last. Here for
 // tokens; the shape is the same for all of them.
 import type { Environment } from '../store/tables.ts'
-import { currentVersion, goodVersions, isExpiring, isLineUnused, UNUSED_DAYS } from '../workspace-tokens/rules.ts'
+import {
+  currentVersion,
+  goodVersions,
+  isExpiring,
+  isLineUnused,
+  rotationRequired,
+  UNUSED_DAYS,
+} from '../workspace-tokens/rules.ts'
 import { stateOf } from '../workspace-tokens/schemas.ts'
 import type { TokenView } from '../workspace-tokens/service.ts'
 import type { TokenVersion } from '../workspace-tokens/store.ts'
 import { cutPath } from './pages.ts'
-import { ageOf, ago, ahead, DAY_MS, type Moment } from './token-times.ts'
+import { ageOf, ago, ahead, DAY_MS, dayOf, type Moment } from './token-times.ts'
 
 export type Names = ReadonlyMap<string, string>
 
@@ -92,6 +99,11 @@ export function rowOf(view: TokenView, names: Names, place: { base: string; mayC
 
 function actionsOf({ line, now }: TokenView, href: string): WayIn['actions'] {
   if (line.closedAt !== null) return [{ href, text: 'See tries', of: 'of', ends: false }]
+  if (line.suspendedAt !== null)
+    return [
+      { href, text: 'Restore', ends: false },
+      { href: `${href}/revoke`, text: 'Revoke', ends: true },
+    ]
   const mayRotate = goodVersions(line, line.versions, now).length < 2
   return [
     mayRotate ? { href: `${href}/rotate`, text: 'Rotate', ends: false } : { href, text: 'Cut over', ends: false },
@@ -115,10 +127,33 @@ function decisionOf(view: TokenView): string | undefined {
   const tried = triedLately(view)
   if (tried !== undefined && hadEnded(view, tried))
     return `is ${line.closedAt === null ? `still used with v${tried.version}` : 'revoked, and somebody still uses it'}: see from where.`
+  if (line.closedAt === null && line.suspendedAt !== null) return 'is suspended: restore it, or revoke it.'
+  const duty = rotationDuty(view)
+  if (duty !== undefined) return `must be rotated${duty.isOverdue ? '' : ` by ${duty.day}`}: ${duty.why}`
   const soon = good.find((version) => isExpiring(version, now))
   if (soon?.expiresAt != null) return `expires ${ahead(soon.expiresAt, now).text}.`
   if (good.length > 1) return 'has two working versions.'
   return isTokenUnused(view) ? NOT_USED : undefined
+}
+
+const WHY_ROTATE: Record<string, string> = {
+  member_removed: 'the person who made it left.',
+  account_erased: 'the person who made it left.',
+  role_changed: 'the person who made it is no longer an admin.',
+}
+
+/** Until when it must be rotated, and why; undefined where it need not. */
+export function rotationDuty({ line, now }: TokenView): { day: string; isOverdue: boolean; why: string } | undefined {
+  const required = rotationRequired(line, line.versions, now)
+  if (required === undefined) return undefined
+  const why = WHY_ROTATE[required.reason] ?? 'the person who made it left.'
+  return { day: dayOf(required.by), isOverdue: required.by <= now, why }
+}
+
+function dutyNote(view: TokenView): Note[] {
+  const duty = rotationDuty(view)
+  if (duty === undefined) return []
+  return [{ text: `${duty.isOverdue ? `Overdue since ${duty.day}` : `Rotate by ${duty.day}`}: ${duty.why}` }]
 }
 
 /** A line's state in a word, and what else a person should know of it. */
@@ -132,6 +167,11 @@ export function standingOf(view: TokenView): { badge: Badge; notes: Note[] } {
       badge: { kind: 'revoked', word: 'Revoked' },
       notes: [{ text: '', when: ago(line.closedAt, now) }, ...notes],
     }
+  if (line.suspendedAt !== null)
+    return {
+      badge: { kind: 'due', word: 'Suspended' },
+      notes: [{ text: '', when: ago(line.suspendedAt, now) }, ...dutyNote(view), ...notes],
+    }
   if (good.length === 0) {
     const end = current?.expiresAt ?? null
     if (current !== undefined && stateOf(view, current) === 'expired' && end !== null)
@@ -143,12 +183,14 @@ export function standingOf(view: TokenView): { badge: Badge; notes: Note[] } {
     if (expiresAt !== null)
       notes.unshift({ text: `${good.length > 1 ? `v${version} ` : ''}expires`, when: ahead(expiresAt, now) })
   }
+  notes.unshift(...dutyNote(view))
   const older = good.slice(0, -1).map(({ version }) => `v${version}`)
   if (older.length > 0)
     return {
       badge: { kind: 'overlap', word: 'Overlap' },
       notes: [{ text: `${older.join(', ')} still works` }, ...notes],
     }
+  if (rotationDuty(view) !== undefined) return { badge: { kind: 'due', word: 'Rotate' }, notes }
   if (isTokenUnused(view)) return { badge: UNUSED_STANDING.badge, notes: [...UNUSED_STANDING.notes, ...notes] }
   if (soon.length > 0) return { badge: { kind: 'due', word: 'Expiring' }, notes }
   return { badge: { kind: 'active', word: 'Active' }, notes }

@@ -11,12 +11,14 @@ import {
   listOrganizationMembers,
   listWorkspaceMembers,
   type Member,
+  previewInWorkspace,
   removeFromWorkspace,
   transferOwnership,
 } from '../members/service.ts'
 import { isAtLeast, mayChangeOwners } from '../organizations/rules.ts'
 import { archiveWorkspace, changeWorkspace } from '../organizations/service.ts'
 import { countIn, standingOf } from '../overview/service.ts'
+import type { ResourceServers } from '../resource-servers/service.ts'
 import type { RevocationList } from '../revocation/service.ts'
 import type { Db } from '../store/database.ts'
 import type { Environment, WorkspaceRole } from '../store/tables.ts'
@@ -27,24 +29,25 @@ import { type Frame, frontDoorOf, leadToSignIn, placeOfWorkspace, type Workspace
 import { fieldProblems, type WorkspaceForm, workspaceFields } from './organization-pages.ts'
 import {
   attempt,
+  detailsOf,
   done,
   IN_WORKSPACE,
-  inWorkspace,
   noticeOf,
   oneOf,
   ROLE_NAMES,
   removalFacts,
+  roleChoices,
   rowOf,
   staysAdmin,
   WORKSPACE_ROLES,
   words,
-  workspaceChoices,
 } from './people.ts'
 import { counted } from './token-times.ts'
 
 export interface WorkspacePagesDeps {
   db: Db
   revocations: RevocationList
+  resourceServers: ResourceServers
   frame: Frame
 }
 
@@ -210,7 +213,10 @@ async function memberAt(deps: WorkspacePagesDeps, ctx: Context, visit: Workspace
 }
 
 const sendRole: SendMember = async (deps, ctx, visit, person, error) => {
-  const standing = await standingOf(deps.db, visit.organization.id, person.user_id)
+  const [standing, previews] = await Promise.all([
+    standingOf(deps.db, visit.organization.id, person.user_id),
+    previewInWorkspace(deps, { workspace: visit.workspace, userId: person.user_id, roles: WORKSPACE_ROLES }),
+  ])
   deps.frame.send(ctx, visit.session, 'person-role', placeOfWorkspace(visit, 'members'), {
     title: 'Change a role',
     heading: words`Change the role of ${person.name}`,
@@ -219,7 +225,11 @@ const sendRole: SendMember = async (deps, ctx, visit, person, error) => {
       ? `They are an ${standing.organizationRole} of the organization, and so act as an admin here, whatever their role in the workspace.`
       : undefined,
     error,
-    choices: workspaceChoices(standing, { id: visit.workspace.id, role: person.role }, isOwner(visit)),
+    choices: roleChoices(
+      { roles: WORKSPACE_ROLES, meanings: IN_WORKSPACE, now: person.role, mayMakeOwners: isOwner(visit) },
+      previews,
+    ),
+    details: detailsOf(WORKSPACE_ROLES, previews),
     action: `${baseOf(visit)}/members/${person.user_id}/role`,
     back: `${baseOf(visit)}/members`,
   })
@@ -227,7 +237,7 @@ const sendRole: SendMember = async (deps, ctx, visit, person, error) => {
 
 async function postRole(deps: WorkspacePagesDeps, ctx: Context): Promise<void> {
   const changed = await postMember(deps, ctx, sendRole, (visit, person) =>
-    changeRole(deps.revocations, {
+    changeRole(deps, {
       workspaceId: visit.workspace.id,
       userId: person.user_id,
       role: oneOf(WORKSPACE_ROLES, field(ctx, 'role'), 'Choose a role.'),
@@ -238,16 +248,20 @@ async function postRole(deps: WorkspacePagesDeps, ctx: Context): Promise<void> {
 }
 
 const sendRemoval: SendMember = async (deps, ctx, visit, person, error) => {
-  const standing = await standingOf(deps.db, visit.organization.id, person.user_id)
+  const [standing, [preview]] = await Promise.all([
+    standingOf(deps.db, visit.organization.id, person.user_id),
+    previewInWorkspace(deps, { workspace: visit.workspace, userId: person.user_id, roles: [null] }),
+  ])
+  if (preview === undefined) throw new AppError('not_found')
   const stays = staysAdmin(standing.organizationRole)
   deps.frame.send(ctx, visit.session, 'person-remove', placeOfWorkspace(visit, 'members'), {
     title: 'Remove somebody',
     heading: words`Remove ${person.name} from ${visit.workspace.name}?`,
     lede: [
-      'Their connections to this workspace end at once. Tokens they made are the workspace’s and stay. They stay in the organization, and in its other workspaces.',
+      'Their connections to this workspace end at once. Tokens they made are the workspace’s and stay, to be rotated. They stay in the organization, and in its other workspaces.',
     ],
     error,
-    ...removalFacts(inWorkspace(standing, visit.workspace.id)),
+    ...removalFacts(preview),
     alsoText: stays
       ? `They are an ${standing.organizationRole} of the organization, and so still reach this workspace as an admin.`
       : undefined,
@@ -260,7 +274,7 @@ const sendRemoval: SendMember = async (deps, ctx, visit, person, error) => {
 
 async function postRemoval(deps: WorkspacePagesDeps, ctx: Context): Promise<void> {
   const changed = await postMember(deps, ctx, sendRemoval, (visit, person) =>
-    removeFromWorkspace(deps.revocations, {
+    removeFromWorkspace(deps, {
       workspaceId: visit.workspace.id,
       userId: person.user_id,
       ...deps.frame.by(ctx, visit.session),
@@ -296,7 +310,7 @@ const sendTransfer: SendMember = async (deps, ctx, visit, person, error) => {
 
 async function postTransfer(deps: WorkspacePagesDeps, ctx: Context): Promise<void> {
   const changed = await postMember(deps, ctx, sendTransfer, (visit, person) =>
-    transferOwnership(deps.revocations, {
+    transferOwnership(deps, {
       workspaceId: visit.workspace.id,
       userId: person.user_id,
       ...deps.frame.by(ctx, visit.session),

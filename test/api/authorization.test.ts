@@ -90,6 +90,10 @@ const WORKSPACE_READ = {
   'token of another workspace': 403,
 } as Expected
 const WORKSPACE_READ_AS_MEMBER: Expected = { ...WORKSPACE_READ, viewer: 403 }
+const WORKSPACE_READ_AS_ADMIN: Expected = {
+  ...WORKSPACE_READ_AS_MEMBER,
+  ...each(['member', 'JWT of a member who asked for manage'], 403),
+}
 const WORKSPACE_MANAGE: Expected = {
   ...WORKSPACE_READ_AS_MEMBER,
   member: 403,
@@ -135,6 +139,29 @@ const ITSELF: Expected = {
   token: 'in',
   'token (read)': 'in',
 }
+/** A session is none. The JWT for another API is good there, and this server signed it. */
+const ANY_CREDENTIAL = {
+  ...(Object.fromEntries(CALLERS.map((caller) => [caller, 'in'])) as Expected),
+  ...NEVER,
+  ...each(['viewer', 'member', 'admin', 'owner', 'outsider', 'neighbour owner'], 403),
+  'JWT for another API': 'in',
+} as Expected
+/** Nobody's but a workspace's, and only with the permission `ingest`. */
+const JOBS = {
+  ...(Object.fromEntries(CALLERS.map((caller) => [caller, 403])) as Expected),
+  ...NEVER,
+  ...each(['token', 'token of another workspace', 'JWT of the token'], 'in'),
+} as Expected
+/** Each sees the log of what it administers; a person who administers no organization names the workspace. */
+const AUDIT = {
+  ...WORKSPACE_READ_AS_ADMIN,
+  ...each(['neighbour owner', 'neighbour key', 'token of another workspace'], 'in'),
+  ...each(['viewer', 'member', 'admin', 'outsider'], 400),
+} as Expected
+const AUDIT_OF_A_WORKSPACE: Expected = {
+  ...AUDIT,
+  ...each(['neighbour owner', 'neighbour key', 'token of another workspace'], 404),
+}
 const ANYONE = Object.fromEntries(CALLERS.map((caller) => [caller, 'in'])) as Expected
 
 interface Row {
@@ -144,6 +171,7 @@ interface Row {
   /** A session needs a sign-in from the last ten minutes. */
   recent?: true
   body?: () => unknown
+  headers?: Record<string, string>
   /** Makes what the call is about; its ids replace those of the place. */
   prepare?: () => Promise<Record<string, string>>
 }
@@ -190,6 +218,23 @@ async function aConnection() {
       '{}'::jsonb, 'test')`.execute(server.db)
   return { connection_id: id }
 }
+async function aRecord() {
+  const { body } = await call(server, bearer(world.key), 'GET', `/audit?workspace_id=${world.workspaceId}`)
+  return { record_id: String(body[0].id), trace_id: String(body[0].trace_id) }
+}
+async function aReview() {
+  const path = `/workspaces/${world.workspaceId}/reviews`
+  const { body } = await call(server, bearer(world.key), 'POST', path, { body: {} })
+  return { review_id: String(body.id), item_id: String(body.items[0].id) }
+}
+async function aClosedReview() {
+  const id = newId('rev')
+  await sql`insert into access_reviews (id, organization_id, workspace_id, reasons, opened_by, due_at, closed_at, closed_by, report)
+    values (${id}, ${world.organizationId}, ${world.workspaceId}, '{asked}', 'test', now(), now(), 'test', 'e30.e30.e30')`.execute(
+    server.db,
+  )
+  return { review_id: id }
+}
 
 const W = '/workspaces/:workspace_id'
 const O = '/organizations/:organization_id'
@@ -224,6 +269,13 @@ const TABLE: Record<string, Row> = {
     prepare: aMember,
   },
   [`DELETE ${W}/members/:user_id`]: { expected: WORKSPACE_MANAGE, status: 204, prepare: aMember },
+  [`GET ${W}/members/:user_id/consequences`]: { expected: WORKSPACE_READ_AS_ADMIN, status: 200, prepare: aMember },
+  'GET /audit': { expected: AUDIT, status: 200 },
+  'GET /audit/chain': { expected: AUDIT, status: 200 },
+  'GET /audit/keys': { expected: ANYONE, status: 200 },
+  'GET /audit/export': { expected: AUDIT, status: 200 },
+  'GET /audit/evidence/:trace_id': { expected: AUDIT_OF_A_WORKSPACE, status: 200, prepare: aRecord },
+  'GET /audit/:record_id': { expected: AUDIT_OF_A_WORKSPACE, status: 200, prepare: aRecord },
   'GET /organizations': { expected: ONLY_A_PERSON, status: 200 },
   [`GET ${O}/members`]: { expected: ORGANIZATION_READ, status: 200 },
   [`PATCH ${O}/members/:user_id`]: {
@@ -234,6 +286,7 @@ const TABLE: Record<string, Row> = {
     prepare: aMember,
   },
   [`DELETE ${O}/members/:user_id`]: { expected: ORGANIZATION_MANAGE, status: 204, prepare: aMember },
+  [`GET ${O}/members/:user_id/consequences`]: { expected: ORGANIZATION_READ_AS_ADMIN, status: 200, prepare: aMember },
   [`GET ${W}/api-keys/self`]: { expected: ITSELF, status: 200 },
   [`POST ${W}/api-keys/self`]: { expected: ITSELF, status: 400, body: NONSENSE },
   [`DELETE ${W}/api-keys/self`]: { expected: ITSELF, status: 400 },
@@ -246,6 +299,8 @@ const TABLE: Record<string, Row> = {
     status: 200,
     prepare: aRotatedToken,
   },
+  [`POST ${W}/api-keys/:key_id/suspend`]: { expected: WORKSPACE_MANAGE, status: 200, prepare: aToken },
+  [`POST ${W}/api-keys/:key_id/restore`]: { expected: WORKSPACE_MANAGE, status: 200, recent: true, prepare: aToken },
   [`DELETE ${W}/api-keys/:key_id`]: { expected: WORKSPACE_MANAGE, status: 204, prepare: aToken },
   [`DELETE ${W}/api-keys/:key_id/versions/:version`]: {
     expected: WORKSPACE_MANAGE,
@@ -269,6 +324,13 @@ const TABLE: Record<string, Row> = {
   [`POST ${O}/api-keys/:key_id/cutover`]: {
     expected: ORGANIZATION_MANAGE,
     status: 200,
+    prepare: anOrganizationKey,
+  },
+  [`POST ${O}/api-keys/:key_id/suspend`]: { expected: ORGANIZATION_MANAGE, status: 200, prepare: anOrganizationKey },
+  [`POST ${O}/api-keys/:key_id/restore`]: {
+    expected: ORGANIZATION_MANAGE,
+    status: 200,
+    recent: true,
     prepare: anOrganizationKey,
   },
   [`DELETE ${O}/api-keys/:key_id`]: {
@@ -314,7 +376,37 @@ const TABLE: Record<string, Row> = {
     status: 200,
     prepare: aConnection,
   },
+  [`POST ${W}/connections/:connection_id/suspend`]: {
+    expected: WORKSPACE_MANAGE,
+    status: 200,
+    prepare: aConnection,
+  },
+  [`POST ${W}/connections/:connection_id/restore`]: {
+    expected: WORKSPACE_MANAGE,
+    status: 200,
+    recent: true,
+    prepare: aConnection,
+  },
+  [`GET ${W}/reviews`]: { expected: WORKSPACE_READ_AS_ADMIN, status: 200 },
+  [`POST ${W}/reviews`]: { expected: WORKSPACE_MANAGE, status: 400, body: NONSENSE },
+  [`GET ${W}/reviews/:review_id`]: { expected: WORKSPACE_READ_AS_ADMIN, status: 200, prepare: aReview },
+  [`GET ${W}/reviews/:review_id/report`]: { expected: WORKSPACE_READ_AS_ADMIN, status: 200, prepare: aClosedReview },
+  [`POST ${W}/reviews/:review_id/items/:item_id`]: {
+    expected: WORKSPACE_MANAGE,
+    status: 400,
+    body: NONSENSE,
+    prepare: aReview,
+  },
+  [`POST ${W}/reviews/:review_id/close`]: { expected: WORKSPACE_MANAGE, status: 409, prepare: aReview },
+  [`GET ${W}/notices`]: { expected: WORKSPACE_READ_AS_ADMIN, status: 200 },
   'POST /credentials/revoke': { expected: ANYONE, status: 400, body: NONSENSE },
+  'GET /access/validate': { expected: ANY_CREDENTIAL, status: 200 },
+  'POST /audit/events': {
+    expected: JOBS,
+    status: 201,
+    body: () => ({ event: 'import.finished', status: 'pass' }),
+    headers: { 'x-trace-id': 'matrix' },
+  },
 }
 
 // --- The callers -----------------------------------------------------------------------------------------------------
@@ -405,7 +497,11 @@ async function ask(name: string, row: Row, credential: Credential, more: { heade
   // Nothing in a body tells a DELETE that it is meant to fail: a parameter does.
   const query = row.status === 400 && row.body === undefined ? '?nonsense=1' : ''
   const body = row.body === undefined ? {} : { body: row.body() }
-  return call(server, credential, method, path + query, { ...body, ...more })
+  return call(server, credential, method, path + query, {
+    ...body,
+    ...more,
+    headers: { ...row.headers, ...more.headers },
+  })
 }
 
 // --- The tests -------------------------------------------------------------------------------------------------------

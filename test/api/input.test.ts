@@ -42,8 +42,12 @@ afterAll(() => server?.close())
 const nameOf = ({ method, path }: Pick<Route, 'method' | 'path'>) => `${method} ${path}`
 const addressOf = (route: Route, changes: Record<string, string> = {}) =>
   route.path.replace(/:(\w+)/g, (_, name: string) => ({ ...ids, ...changes })[name] ?? 'none')
-const callerOf = (route: Route): Credential =>
-  route.rule.who === 'anyone' ? NOBODY : route.rule.who === 'itself' ? bearer(token.key) : world.people.owner
+function callerOf({ rule, traced }: Route): Credential {
+  if (rule.who === 'anyone') return NOBODY
+  const isOfPeople = 'credentials' in rule && rule.credentials.includes('session')
+  if (isOfPeople) return world.people.owner
+  return { headers: { ...bearer(token.key).headers, ...(traced === true ? { 'x-trace-id': 'input' } : {}) } }
+}
 const routes = () => server.app.apiRoutes
 const withBody = () => routes().filter(({ body }) => body !== undefined)
 
@@ -96,6 +100,7 @@ describe('bodies', () => {
     for (const route of withBody()) {
       for (const field of fieldsOf(route)) {
         for (const [kind, wrong] of Object.entries(NEVER_RIGHT)) {
+          if (field.name === 'detail' && kind === 'a nested object') continue // that is what it is for
           const value = typeof wrong === 'function' ? wrong() : wrong
           // What a reader looks up in a list of users is looked up as it is, and not found.
           const isId = ['user_id', 'organization_id'].includes(field.name) && typeof value === 'string'
@@ -270,6 +275,7 @@ describe('the address', () => {
         'a=1&a=1',
         'limit=1&unknown=2',
       ]) {
+        if (query === 'workspace_id=ws_x' && route.query?.shape.workspace_id !== undefined) continue // it knows that one
         const options = route.body === undefined ? {} : { body: validBody(route) }
         const answer = await call(server, callerOf(route), route.method, `${addressOf(route)}?${query}`, options)
         expect([nameOf(route), query, answer.status]).toEqual([nameOf(route), query, 400])
@@ -405,6 +411,8 @@ function validBody(route: Route): Record<string, unknown> {
       return { tokens_forbidden: false, expiry_required: false, max_age_days: null, environments: null }
     case 'POST revoke':
       return { credentials: ['x'] }
+    case 'POST events':
+      return { event: 'import.finished', status: 'pass' }
     case 'POST invitations':
       return { email: 'somebody@example.com', role: 'member' }
     default:

@@ -199,6 +199,20 @@ it('answers of real calls are what the document says of them', async () => {
   )
   await check('createApiKey', asKey, {}, { ...rights, label: newLabel() }) // the policy forbids it
   await check('reportLeak', NOBODY, {}, { credentials: ['x'] })
+  const shortLived = { environment: 'staging', expires_in: 3_600 } // as the policy wants it
+  await check('validateAccess', asKey)
+  await check('validateAccess', bearer((await makeToken(server, world, shortLived)).key))
+  await check('validateAccess', bearer(itself.key)) // it was revoked above
+  const job = bearer((await makeToken(server, world, shortLived)).key)
+  const said = {
+    event: 'import.finished',
+    status: 'fail',
+    occurred_at: '2026-04-05T18:30:00.5+02:00',
+    detail: { n: 1 },
+  }
+  await check('appendAuditEvent', job, {}, said, { 'x-trace-id': 'document', ...again })
+  await check('appendAuditEvent', job, {}, said, { 'x-trace-id': 'document', ...again })
+  await check('appendAuditEvent', job, {}, said)
   // Problems
   await check('listWorkspaces', NOBODY)
   await check('getWorkspace', asKey, { workspace_id: 'ws_none' })

@@ -1,6 +1,6 @@
 // The command line as an operator runs it: other processes, beside a running server and without one.
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdtempSync, rmSync, statSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
@@ -131,5 +131,25 @@ describe('the command line in the embedded default', () => {
     const listed = await latchkey(['client', 'list', '--json'])
     expect(listed.code).toBe(0)
     expect(JSON.parse(listed.stdout).map((client: { client_name: string }) => client.client_name)).toEqual(['Tracepad'])
+  })
+
+  it('exports the log into a file that it verifies offline, and ends with 1 where the file was changed', async () => {
+    const [organization] = JSON.parse((await latchkey(['organization', 'list', '--json'])).stdout)
+    const files = mkdtempSync(join(tmpdir(), 'latchkey-files-'))
+    const [log, keys, changed] = ['log.ndjson', 'keys.json', 'changed.ndjson'].map((name) => join(files, name))
+    if (log === undefined || keys === undefined || changed === undefined) throw new Error('three names are three files')
+    const exported = await latchkey(['audit', 'export', '--organization', organization.id, '--to', log])
+    expect(exported.code, exported.stderr).toBe(0)
+    writeFileSync(keys, (await latchkey(['audit', 'keys', '--json'])).stdout)
+    writeFileSync(changed, readFileSync(log, 'utf8').replace('"status":"pass"', '"status":"fail"'))
+    const verify = (file: string) => latchkey(['audit', 'verify', '--file', file, '--keys', keys, '--json'])
+    const good = await verify(log)
+    expect([good.code, JSON.parse(good.stdout)]).toMatchObject([0, { ok: true, signature: 'good', complete: true }])
+    const bad = await verify(changed)
+    expect([bad.code, JSON.parse(bad.stdout)]).toMatchObject([1, { ok: false, fault: { kind: 'record_changed' } }])
+    const missing = await latchkey(['audit', 'verify', '--file', join(files, 'none')])
+    expect([missing.code === 0, missing.stderr]).toEqual([false, expect.stringContaining('cannot be read')])
+    const nowhere = await latchkey(['audit', 'export', '--organization', 'org_none', '--to', join(files, 'x')])
+    expect([nowhere.code === 0, nowhere.stderr]).toEqual([false, expect.stringContaining('There is no organization')])
   })
 })

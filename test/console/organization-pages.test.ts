@@ -451,7 +451,7 @@ describe('people of an organization', () => {
     ] as const) {
       const page = await send(own, path, fields)
       expect(page.status).toBe(409)
-      expect(alertOf(page)).toContain('There must be an owner left.')
+      expect(alertOf(page)).toContain('is the only owner of')
     }
     expect((await open(own, `/organizations/${own.organizationId}/people`)).html).toContain('>Owner<')
   })
@@ -571,7 +571,7 @@ describe('members of a workspace', () => {
     const base = `/workspaces/${own.workspaceId}/members/${own.id}`
     const lowered = await send(own, `${base}/role`, { role: 'viewer' })
     expect(lowered.status).toBe(409)
-    expect(alertOf(lowered)).toContain('There must be an owner left.')
+    expect(alertOf(lowered)).toContain('is the only owner of')
     expect((await send(own, `${base}/remove`)).status).toBe(409)
   })
 

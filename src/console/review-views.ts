@@ -1,0 +1,240 @@
+// What pages say of access reviews: how far one has come, each way in as it stood when it was opened, and what became of it.
+import { isConnectionId, isKeyId } from '../ids.ts'
+import type { Notice } from '../reminders/rules.ts'
+import { countOutcomes, countsOf, outcomeOf, type Review, type ReviewItem } from '../reviews/rules.ts'
+import type { ListedReview, ReviewView } from '../reviews/service.ts'
+import type { ReviewOutcome, ReviewReason } from '../store/tables.ts'
+import { isUnused } from '../workspace-tokens/rules.ts'
+import { cutPath } from './pages.ts'
+import { ageOf, ago, ahead, atDay, atInstant, counted, dayOf, type Moment } from './token-times.ts'
+import { type Badge, ENVIRONMENT_WORDS, type Maker, makerOf, type Names } from './token-views.ts'
+
+const REASONS: Record<ReviewReason, string> = {
+  quarterly: 'on schedule',
+  incident: 'after an incident',
+  team_change: 'after a change of the team',
+  asked: 'asked for',
+}
+
+const reasonsText = (reasons: readonly ReviewReason[]) => {
+  const [first = '', ...rest] = reasons.map((reason) => REASONS[reason])
+  return [first.charAt(0).toUpperCase() + first.slice(1), ...rest].join(', ')
+}
+
+/** In a line of a list. */
+export function reviewRow({ review, counts }: ListedReview, base: string) {
+  return {
+    href: `${base}/${review.id}`,
+    opened: atDay(review.openedAt),
+    reasons: reasonsText(review.reasons),
+    due: atDay(review.dueAt),
+    decided: `${counts.decided.toLocaleString('en')} of ${counts.items.toLocaleString('en')}`,
+    badge: standingOf(review, counts.undecided),
+    isOpen: review.closedAt === null,
+  }
+}
+
+function standingOf(review: Review, undecided: number): Badge {
+  if (review.closedAt !== null) return { kind: 'retired', word: 'Closed' }
+  return undecided > 0 ? { kind: 'due', word: 'Open' } : { kind: 'active', word: 'Decided' }
+}
+
+export interface ItemRow {
+  id: string
+  name: string
+  /** Of what is known of it beside the name. */
+  code: string
+  cut: string
+  href: string | undefined
+  owner: Maker | undefined
+  scopes: readonly string[]
+  environment: string
+  version: string
+  lastUse: Moment | undefined
+  age: string
+  notes: readonly string[]
+  outcome: { badge: Badge; by: Maker | undefined; note: string | null } | undefined
+  /** What may still be decided of it. */
+  mayKeep: boolean
+  mayRevoke: boolean
+  /** Of a policy. */
+  mayChange: boolean
+}
+
+/** One review, with all that is to be decided. @param now the database's time */
+export function reviewView({ review, items }: ReviewView, names: Names, place: { base: string; now: Date }) {
+  const counts = countsOf(items)
+  const rows = (kind: ReviewItem['kind']) =>
+    items.filter((item) => item.kind === kind).map((item) => itemRow(item, review, names, place))
+  const policy = items.find(({ kind }) => kind === 'token_policy')
+  const isOpen = review.closedAt === null
+  return {
+    isOpen,
+    reasons: reasonsText(review.reasons),
+    opened: atInstant(review.openedAt),
+    openedBy: openerOf(review.openedBy, names),
+    due: atInstant(review.dueAt),
+    dueIn: review.isDue ? undefined : ahead(review.dueAt, place.now),
+    isDue: review.isDue,
+    decided: counts.decided.toLocaleString('en'),
+    undecided: counts.undecided,
+    undecidedText:
+      counts.undecided === 1
+        ? 'One thing is undecided'
+        : `${counts.undecided.toLocaleString('en')} things are undecided`,
+    all: counts.items.toLocaleString('en'),
+    closed: review.closedAt === null ? undefined : atInstant(review.closedAt),
+    closedBy: review.closedBy === null ? undefined : openerOf(review.closedBy, names),
+    outcomes: isOpen ? [] : outcomesOf(items),
+    connections: rows('connection'),
+    tokens: rows('token'),
+    policy: policy && { ...itemRow(policy, review, names, place), facts: policyFacts(policy.snapshot) },
+  }
+}
+
+function openerOf(by: string, names: Names): Maker {
+  return by === 'schedule' ? { text: 'the schedule', isId: false } : makerOf(by, names)
+}
+
+function itemRow(item: ReviewItem, review: Review, names: Names, { base, now }: { base: string; now: Date }): ItemRow {
+  const { snapshot } = item
+  const [createdAt, lastUsedAt] = [timeIn(snapshot, 'created_at'), timeIn(snapshot, 'last_used_at')]
+  const owner = textIn(snapshot, 'user_id')
+  const outcome = outcomeOf(item)
+  const mayDecide = review.closedAt === null && !review.isDue && !item.isEnded && item.outcome === null
+  return {
+    id: item.id,
+    name: nameOf(item),
+    code: textIn(snapshot, 'key_prefix') || item.subjectId,
+    cut: cutPath(textIn(snapshot, 'key_prefix') || item.subjectId),
+    href: item.isEnded ? undefined : pageOf(item, base),
+    owner: owner === '' ? undefined : makerOf(owner, names),
+    scopes: scopesIn(snapshot),
+    environment: environmentIn(snapshot),
+    version: textIn(snapshot, 'token_version'),
+    lastUse: lastUsedAt === undefined ? undefined : ago(lastUsedAt, now),
+    age: createdAt === undefined ? '' : ageOf(createdAt, now),
+    notes: notesOn(snapshot, { createdAt, lastUsedAt, openedAt: review.openedAt }),
+    outcome:
+      outcome === undefined ? undefined : { badge: OUTCOMES[outcome], by: deciderOf(item, names), note: item.note },
+    mayKeep: mayDecide && item.decision !== 'keep',
+    mayRevoke: mayDecide,
+    mayChange: mayDecide && item.decision !== 'changed',
+  }
+}
+
+export function nameOf({ kind, snapshot, subjectId }: ReviewItem): string {
+  if (kind === 'token_policy') return 'Token policy'
+  return textIn(snapshot, kind === 'connection' ? 'client_name' : 'label') || subjectId
+}
+
+/** Where it is looked at, and ended outside of a review. */
+function pageOf({ subjectId }: ReviewItem, base: string): string | undefined {
+  if (isKeyId(subjectId)) return `${base}/tokens/${subjectId}`
+  return isConnectionId(subjectId) ? `${base}/connections/${subjectId}` : undefined
+}
+
+const deciderOf = ({ decidedBy }: ReviewItem, names: Names) =>
+  decidedBy === null ? undefined : makerOf(decidedBy, names)
+
+const OUTCOMES: Record<ReviewOutcome, Badge> = {
+  kept: { kind: 'active', word: 'Kept' },
+  changed: { kind: 'active', word: 'Changed' },
+  revoked: { kind: 'revoked', word: 'Revoked' },
+  ended: { kind: 'retired', word: 'Ended meanwhile' },
+  suspended: { kind: 'due', word: 'Suspended' },
+  not_attested: { kind: 'due', word: 'Not attested' },
+}
+
+function outcomesOf(items: readonly ReviewItem[]) {
+  const counts = countOutcomes(items.flatMap((item) => outcomeOf(item) ?? []))
+  const kinds = Object.keys(OUTCOMES) as ReviewOutcome[] // its own keys
+  return kinds.filter((kind) => counts[kind] > 0).map((kind) => ({ term: OUTCOMES[kind].word, count: counts[kind] }))
+}
+
+// --- What was kept of it when the review was opened --------------------------------------------------------------------------
+
+type Snapshot = ReviewItem['snapshot']
+
+const textIn = (snapshot: Snapshot, name: string): string => (typeof snapshot[name] === 'string' ? snapshot[name] : '')
+
+function timeIn(snapshot: Snapshot, name: string): Date | undefined {
+  const time = new Date(textIn(snapshot, name))
+  return Number.isNaN(time.getTime()) ? undefined : time
+}
+
+const listIn = (snapshot: Snapshot, name: string): string[] =>
+  Array.isArray(snapshot[name]) ? snapshot[name].filter((one) => typeof one === 'string') : []
+
+function scopesIn(snapshot: Snapshot): string[] {
+  const { resources } = snapshot
+  if (Array.isArray(snapshot.permissions)) return listIn(snapshot, 'permissions')
+  if (typeof resources !== 'object' || resources === null) return []
+  const scopes = Object.values(resources).flatMap((granted) => (typeof granted === 'string' ? granted.split(' ') : []))
+  return [...new Set(scopes)].filter((scope) => scope !== '')
+}
+
+function environmentIn(snapshot: Snapshot): string {
+  const said = textIn(snapshot, 'environment')
+  return said === 'production' || said === 'staging' || said === 'development' ? ENVIRONMENT_WORDS[said] : said
+}
+
+function notesOn(
+  snapshot: Snapshot,
+  times: { createdAt: Date | undefined; lastUsedAt: Date | undefined; openedAt: Date },
+): string[] {
+  const { createdAt, lastUsedAt, openedAt } = times
+  const expiresAt = timeIn(snapshot, 'expires_at')
+  const wasUnused = createdAt !== undefined && isUnused({ createdAt, lastUsedAt: lastUsedAt ?? null }, openedAt)
+  return [
+    ...(snapshot.suspended === true ? ['Suspended'] : []),
+    ...(wasUnused ? ['Unused for 90 days'] : []),
+    ...(expiresAt === undefined ? [] : [`Expires ${dayOf(expiresAt)}`]),
+  ]
+}
+
+function policyFacts(snapshot: Snapshot) {
+  const days = snapshot.max_age_days
+  const environments = listIn(snapshot, 'environments')
+  return [
+    { term: 'Tokens', text: snapshot.tokens_forbidden === true ? 'Forbidden: tools connect by signing in' : 'Allowed' },
+    {
+      term: 'Expiry',
+      text: snapshot.expiry_required === true || typeof days === 'number' ? 'Required' : 'Not required',
+    },
+    { term: 'Longest life', text: typeof days === 'number' ? counted(days, 'day') : 'No limit' },
+    { term: 'Environments', text: environments.length === 0 ? 'All' : environments.join(', ') },
+  ]
+}
+
+// --- Notices --------------------------------------------------------------------------------------------------------------
+
+export interface NoticeLine {
+  href: string
+  subjectId: string
+  name: string
+  /** The rest of a sentence that begins with the name. */
+  text: string
+  when: Moment
+}
+
+/** What somebody who administers a workspace is told of, and where they do something about it. */
+export function noticeLine(notice: Notice, labels: Names): NoticeLine {
+  const { kind, subjectId, workspaceId, dueAt, createdAt } = notice
+  const base = `/workspaces/${workspaceId}`
+  const isReview = kind === 'review_due'
+  return {
+    href: isReview ? `${base}/reviews/${subjectId}` : `${base}/tokens/${subjectId}`,
+    subjectId,
+    name: isReview ? 'The access review' : (labels.get(subjectId) ?? subjectId),
+    text: NOTICE_TEXTS[kind](dueAt === null ? 'soon' : dayOf(dueAt)),
+    when: atDay(createdAt),
+  }
+}
+
+const NOTICE_TEXTS: Record<Notice['kind'], (day: string) => string> = {
+  token_expiring: (day) => `expires on ${day}: rotate it before.`,
+  rotation_required: (day) => `must be rotated by ${day}: its maker has left, or is no longer an admin.`,
+  token_unused: () => 'was not used for 90 days: revoke it, unless you know what it is for.',
+  review_due: (day) => `ends on ${day}: what nobody attests by then is suspended.`,
+}
