@@ -11,7 +11,7 @@ export interface HttpResponse {
 }
 
 export interface HttpRequest {
-  readonly method: 'GET' | 'POST'
+  readonly method: 'GET' | 'POST' | 'PUT'
   readonly path: string
   readonly headers?: Readonly<Record<string, string>>
   readonly body?: string
@@ -42,7 +42,7 @@ export class HttpConnection {
   send(request: HttpRequest): Promise<HttpResponse> {
     if (this.#pending) return Promise.reject(new Error('a connection carries one request at a time'))
     const body = request.body ?? ''
-    const length = request.method === 'POST' ? `content-length: ${Buffer.byteLength(body)}\r\n` : ''
+    const length = request.method !== 'GET' ? `content-length: ${Buffer.byteLength(body)}\r\n` : ''
     const head = `${request.method} ${request.path} HTTP/1.1\r\n${this.#fixedHeaders}${renderHeaders(request.headers ?? {})}`
     return new Promise((resolve, reject) => {
       this.#pending = { resolve, reject }

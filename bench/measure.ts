@@ -33,15 +33,16 @@ export interface Measurement {
 export interface Durations {
   readonly warmUpSeconds: number
   readonly seconds: number
+  readonly connections?: number
 }
 
 /** Rejects with the first answer that was wrong. `read` is asked while no request is under way. */
 export async function measure(
   site: Site,
   scenario: Pick<Scenario, 'prepare'>,
-  { warmUpSeconds, seconds, read }: Durations & { read: () => Promise<Reading> },
+  { warmUpSeconds, seconds, connections: number = CONNECTIONS, read }: Durations & { read: () => Promise<Reading> },
 ): Promise<Measurement> {
-  const connections = Array.from({ length: CONNECTIONS }, () => new HttpConnection(site.port, site.headers))
+  const connections = Array.from({ length: number }, () => new HttpConnection(site.port, site.headers))
   try {
     const notes = new Map<string, string>()
     const sessions = new Map<number, Promise<Session>>()

@@ -23,6 +23,8 @@ export interface Options {
   readonly growth: boolean
   /** Instead of the scenarios: the verifier beside jose alone. */
   readonly verifier: boolean
+  /** Instead of the scenarios: usage recorded, amounts held, spend read. */
+  readonly rates: boolean
   readonly tokens: number
 }
 
@@ -39,6 +41,7 @@ Measures this server beside its peers: server CPU an operation, the server on on
   --warm-up N          time before it, not measured (default ${DEFAULT_WARM_UP_SECONDS})
   --growth             instead: verifies workspace tokens against a full database and an empty one
   --verifier           instead: what latchkey/verifier costs an API, beside jose's jwtVerify alone
+  --rates              instead: events recorded, amounts held and settled a second, and what the spend page costs
   --tokens N           how many are in the full one (default ${DEFAULT_TOKENS})
   --out DIRECTORY      where table, picture and raw lines go (default bench/results/<date>)
   --json               the summary as JSON on standard output, instead of the table
@@ -52,11 +55,13 @@ export class UsageError extends Error {}
 export function parseOptions(args: readonly string[]): Options | undefined {
   const { values } = readArguments(args)
   if (values.help) return undefined
-  if ((values.growth || values.verifier) && (values.scenario || values.contender || values.json)) {
-    const option = values.growth ? '--growth' : '--verifier'
-    throw new UsageError(`${option} has scenarios and a table of its own: leave out --scenario, --contender and --json`)
+  const instead = (['growth', 'verifier', 'rates'] as const).filter((name) => values[name]).map((name) => `--${name}`)
+  if (instead.length > 0 && (values.scenario || values.contender || values.json)) {
+    throw new UsageError(
+      `${instead[0]} has scenarios and a table of its own: leave out --scenario, --contender and --json`,
+    )
   }
-  if (values.growth && values.verifier) throw new UsageError('--growth and --verifier are two runs')
+  if (instead.length > 1) throw new UsageError(`${instead.join(' and ')} are two runs`)
   return {
     json: values.json,
     scenarios: pick('scenario', SCENARIO_NAMES, values.scenario),
@@ -67,6 +72,7 @@ export function parseOptions(args: readonly string[]): Options | undefined {
     out: values.out,
     growth: values.growth,
     verifier: values.verifier,
+    rates: values.rates,
     tokens: wholeNumber('tokens', values.tokens, DEFAULT_TOKENS),
   }
 }
@@ -86,6 +92,7 @@ function readArguments(args: readonly string[]) {
         out: { type: 'string' },
         growth: { type: 'boolean', default: false },
         verifier: { type: 'boolean', default: false },
+        rates: { type: 'boolean', default: false },
         tokens: { type: 'string' },
       },
     })

@@ -30,6 +30,10 @@ async function main(options: Options): Promise<number> {
     const { runVerifier } = await import('./verifier.ts') // no peer takes part
     return runVerifier(options, directory)
   }
+  if (options.rates) {
+    const { runRates } = await import('./rates.ts') // nor here
+    return runRates(options, directory)
+  }
   installPeers()
   // Only now: these import packages that have just been installed.
   if (options.growth) {

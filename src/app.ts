@@ -28,11 +28,15 @@ import { createInvitingPages } from './console/inviting-pages.ts'
 import { createLibraryPages } from './console/library-pages.ts'
 import { createOrganizationPages } from './console/organization-pages.ts'
 import { createPages } from './console/pages.ts'
+import { createProviderPages } from './console/provider-pages.ts'
 import { createReviewPages } from './console/review-pages.ts'
 import { createSignIn } from './console/sign-in.ts'
+import { createSpendingPages } from './console/spending-pages.ts'
 import { createTokenPages } from './console/token-pages.ts'
+import { createUsagePages } from './console/usage-pages.ts'
 import { createWorkspacePages } from './console/workspace-pages.ts'
-import { createEnvelope } from './crypto/envelope.ts'
+import { createDataKeys } from './crypto/data-keys.ts'
+import { createEnvelope, keyId } from './crypto/envelope.ts'
 import { type Keys, loadKeys } from './crypto/keys.ts'
 import { createPasswords } from './crypto/passwords.ts'
 import type { Secret } from './crypto/secret.ts'
@@ -48,11 +52,13 @@ import { createOriginPin } from './http/origin.ts'
 import { createOutbound, type Outbound } from './http/outbound.ts'
 import { mounted } from './http/router.ts'
 import { createApplication, createHttpServer } from './http/server.ts'
+import { createSoon, type Soon } from './http/soon.ts'
 import { deleteOldKeys } from './idempotency/service.ts'
 import { invitationRoutes } from './invitations/routes.ts'
 import { jobRecordRoutes } from './job-records/routes.ts'
 import { defineJobs } from './jobs/schedule.ts'
 import { createJobs, type Jobs } from './jobs/service.ts'
+import { type MasterKeys, requireKeysInUse } from './key-rotation/service.ts'
 import { createLogoutDelivery } from './logout/service.ts'
 import { deleteExpiredClientSessions } from './logout/store.ts'
 import { createMailer } from './mail/service.ts'
@@ -65,7 +71,11 @@ import { createInteractions } from './oauth/interactions.ts'
 import { cookieKeys, createProvider, OWN_PATHS } from './oauth/provider.ts'
 import { createTokens } from './oauth/tokens.ts'
 import { organizationRoutes } from './organizations/routes.ts'
+import { providerRoutes } from './providers/routes.ts'
+import type { ProvidersDeps } from './providers/service.ts'
+import { proxyRoutes } from './proxy/routes.ts'
 import { noticeRoutes } from './reminders/routes.ts'
+import type { Unmailed } from './reminders/rules.ts'
 import { createOwnResourceMetadata } from './resource-servers/routes.ts'
 import { createResourceServers, type ResourceServers } from './resource-servers/service.ts'
 import { reviewRoutes } from './reviews/routes.ts'
@@ -74,6 +84,7 @@ import { createRevocationList, type RevocationList } from './revocation/service.
 import { deleteExpiredEntries } from './revocation/store.ts'
 import { createSink, type Sink } from './sink/service.ts'
 import { createSinkSigner, type SinkSigner } from './sink/signing.ts'
+import { spendingRoutes } from './spending/routes.ts'
 import type { Db, OpenedDatabase } from './store/database.ts'
 import { type EphemeralStore, sealEphemeral } from './store/ephemeral.ts'
 import { createPostgresEphemeralStore } from './store/ephemeral-postgres.ts'
@@ -81,6 +92,7 @@ import { createRedisEphemeralStore } from './store/ephemeral-redis.ts'
 import { monthsAhead, pendingMigrations } from './store/migrate.ts'
 import { createTour } from './tour/routes.ts'
 import { setUpTour } from './tour/service.ts'
+import { usageRoutes } from './usage/routes.ts'
 import { createUses, type Uses } from './uses/service.ts'
 import { deleteOldUses } from './uses/store.ts'
 import { validationRoutes } from './validation/routes.ts'
@@ -96,6 +108,7 @@ export const MIGRATIONS = join(ROOT, 'migrations')
 /** What commands and requests work with: the stores, opened, and the services over them. */
 export interface Services {
   db: Db
+  master: MasterKeys
   keys: Keys
   ephemeral: EphemeralStore
   accounts: AccountsDeps
@@ -108,6 +121,7 @@ export interface Services {
   signer: SinkSigner
   /** Calls to addresses that somebody else chose. */
   outbound: Outbound
+  providers: ProvidersDeps & { soon: Soon['add'] }
   jobs: Jobs
 }
 
@@ -130,7 +144,8 @@ export async function createServices(
   log: Log,
 ): Promise<Services & { sweepEphemeral(): Promise<number>; close(): Promise<void> }> {
   const { db } = opened
-  const keys = await loadKeys(db, createEnvelope(masterKeys))
+  const master = { envelope: createEnvelope(masterKeys), ids: masterKeys.map(keyId) }
+  const keys = await loadKeys(db, master.envelope)
   const plain = openEphemeral(config, db, log)
   const sealer = createEnvelope(keys.server.ephemeral.map(({ key }) => key))
   const ephemeral = sealEphemeral(plain, sealer, (kind) =>
@@ -147,9 +162,13 @@ export async function createServices(
     outside,
     onBehind: (missing) => log.error(missing, 'the database is behind its sink: run latchkey restore-check'),
   })
-  const background = createBackground(config, opened, { db, revocations, signer }, log)
+  const soon = createSoon()
+  const dataKeys = createDataKeys(master.envelope)
+  const providers = { db, dataKeys, outbound, onError: createErrorLog(log, 'a provider connection'), soon: soon.add }
+  const background = createBackground(config, opened, { db, revocations, signer, providers }, log)
   return {
     db,
+    master,
     keys,
     ephemeral,
     accounts,
@@ -161,9 +180,11 @@ export async function createServices(
     sink,
     signer,
     outbound,
+    providers,
     jobs: background.jobs,
     sweepEphemeral: async () => (await plain.sweep?.(SWEEP_BATCH)) ?? 0,
     async close() {
+      await soon.settled()
       background.mailer?.close()
       await revocations.close()
       await ephemeral.close()
@@ -171,11 +192,17 @@ export async function createServices(
   }
 }
 
+const UNMAILED: Record<Unmailed, string> = {
+  no_mail_server: 'a notice is not mailed from here: SMTP_URL is not set',
+  nobody: 'a notice is not mailed: nobody who administers the workspace can sign in',
+  refused: 'a mail of a notice was refused for good: nobody has that address',
+}
+
 /** Jobs, and the mail that they send; they run once they are started. */
 function createBackground(
   config: Config,
   opened: OpenedDatabase,
-  deps: Pick<Services, 'db' | 'revocations' | 'signer'>,
+  deps: Pick<Services, 'db' | 'revocations' | 'signer' | 'providers'>,
   log: Log,
 ) {
   const jobs = createJobs({
@@ -190,8 +217,7 @@ function createBackground(
     mailer,
     issuer: config.issuer,
     reviewEvery: config.reviewEvery,
-    onUnmailed: ({ workspaceId, kind }) =>
-      log.info({ workspace_id: workspaceId, kind }, 'a notice is mailed to nobody: SMTP_URL is not set'),
+    onUnmailed: ({ workspaceId, kind, why }) => log.info({ workspace_id: workspaceId, kind }, UNMAILED[why]),
   })
   return { jobs, mailer }
 }
@@ -275,6 +301,9 @@ function createRoutes(parts: Parts, apiRoutes: readonly Route[], metadata: KeptM
       createTokenPages(parts),
       createConnectionPages(parts),
       createAuditPages(parts),
+      createProviderPages(parts),
+      createUsagePages(parts),
+      createSpendingPages(parts),
       createReviewPages(parts),
       createAccountPages(parts),
       createOrganizationPages(parts),
@@ -301,6 +330,7 @@ export async function createApp(
   masterKeys: readonly Buffer[],
   log: Log,
 ): Promise<App> {
+  await requireKeysInUse(opened.db, masterKeys)
   const services = await createServices(config, opened, masterKeys, log)
   const { db, ephemeral, keys, revocations } = services
   const { issuer } = config
@@ -316,7 +346,14 @@ export async function createApp(
     ...validationRoutes(parts),
     ...jobRecordRoutes(parts),
     ...evidenceRoutes(parts),
+    ...usageRoutes(parts),
+    ...spendingRoutes(parts),
+    ...providerRoutes(parts),
+    ...proxyRoutes(parts),
   ]
+  const longBodies = new Set(
+    apiRoutes.filter((route) => route.mostBodyBytes !== undefined).map(({ path }) => `${API_PREFIX}${path}`),
+  )
   const metadata = createKeptMetadata()
   const app = createApplication({
     log,
@@ -325,6 +362,7 @@ export async function createApp(
     assets: parts.assets,
     pages: parts.libraryPages,
     formOf,
+    takesLongBodies: (path) => longBodies.has(path),
     health: { notReady: () => notReady(db, ephemeral, revocations) },
     requireSound: revocations.requireSound,
     routes: createRoutes(parts, apiRoutes, metadata),

@@ -59,6 +59,11 @@ const CATALOGUE = {
     sentence: 'Too many tries. Wait a little, then try again.',
     oauth: 'temporarily_unavailable',
   },
+  budget_exceeded: {
+    status: 402,
+    sentence:
+      'The hard cap of this workspace leaves no room for it this month. An admin of the workspace sets the cap.',
+  },
   conflict: { status: 409, sentence: 'Something with this name is already there.' },
   label_in_use: {
     status: 409,
@@ -67,6 +72,32 @@ const CATALOGUE = {
   cutover_pending: {
     status: 409,
     sentence: 'Two versions work already. Cut over to the newer one, or revoke one of them, before you rotate again.',
+  },
+  event_differs: {
+    status: 409,
+    sentence: 'An event with this id was recorded before, and says something else. Nothing of this call was recorded.',
+  },
+  already_settled: {
+    status: 409,
+    sentence: 'This reservation was settled before, with something else. What was recorded then stands.',
+  },
+  provider_failed: {
+    status: 502,
+    sentence:
+      'The provider refuses the key of this connection. An admin of the workspace replaces it, or has it verified again.',
+  },
+  provider_forbids: {
+    status: 403,
+    sentence: 'The provider does not allow this call with the key of this connection.',
+  },
+  provider_unreachable: { status: 502, sentence: 'The provider could not be reached. Try again in a moment.' },
+  credentials_unreadable: {
+    status: 409,
+    sentence: 'The stored key of this connection cannot be read any more. Replace it.',
+  },
+  currency_in_use: {
+    status: 409,
+    sentence: 'There are amounts in this currency already: it cannot be changed any more.',
   },
   token_ended: { status: 409, sentence: 'This token has been revoked. Create a new one.' },
   suspended: {

@@ -13,6 +13,13 @@ export type AuditEventId = `aud_${string}`
 export type ReviewId = `rev_${string}`
 export type ReviewItemId = `rvi_${string}`
 export type NoticeId = `ntc_${string}`
+export type ReservationId = `res_${string}`
+/** An event of usage, as it is kept. */
+export type UsageId = `use_${string}`
+export type ViolationId = `vio_${string}`
+export type AlertId = `alt_${string}`
+export type DataKeyId = `dk_${string}`
+export type ProviderConnectionId = `prv_${string}`
 export type ClientId = string
 
 /** Whether a text can be a client's id: any other one, whatever is in it, is asked of no store. */
@@ -34,6 +41,14 @@ export function isKeyId(text: string): text is KeyId {
 
 export function isConnectionId(text: string): text is ConnectionId {
   return /^con_[0-9a-z]{26}$/.test(text)
+}
+
+export function isReservationId(text: string): text is ReservationId {
+  return /^res_[0-9a-z]{26}$/.test(text)
+}
+
+export function isProviderConnectionId(text: string): text is ProviderConnectionId {
+  return /^prv_[0-9a-z]{26}$/.test(text)
 }
 
 export function isUserId(text: string): text is UserId {
@@ -70,7 +85,24 @@ function timeOrdered(): Buffer {
   return bytes
 }
 
-type TimeOrderedPrefix = 'org' | 'ws' | 'con' | 'fam' | 'key' | 'inv' | 'aud' | 'cl' | 'rev' | 'rvi' | 'ntc'
+type TimeOrderedPrefix =
+  | 'org'
+  | 'ws'
+  | 'con'
+  | 'fam'
+  | 'key'
+  | 'inv'
+  | 'aud'
+  | 'cl'
+  | 'rev'
+  | 'rvi'
+  | 'ntc'
+  | 'res'
+  | 'use'
+  | 'vio'
+  | 'alt'
+  | 'dk'
+  | 'prv'
 
 /** A new id that sorts by the time it was made. */
 export function newId<P extends TimeOrderedPrefix>(prefix: P): `${P}_${string}` {

@@ -5,9 +5,9 @@ import { resolve } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { Command, Option } from 'commander'
 import type { JWK } from 'jose'
-import { verifyFile } from './audit/file-verification.ts'
 import { createProgress, printResult, printWelcome } from './cli/print.ts'
 import { execute, migrateDatabase, serve } from './cli/process.ts'
+import { verifyGiven } from './cli/verify.ts'
 import { ConfigError, readConfig, VARIABLES } from './config.ts'
 import { AppError } from './errors.ts'
 import { createLog } from './http/log.ts'
@@ -53,11 +53,14 @@ function online(command: string, input: unknown): Promise<unknown> {
 }
 
 /** @returns undefined where no file is named */
-function verifyAuditFile({ file, keys }: Record<string, unknown>): Promise<unknown> | undefined {
-  if (file === undefined && keys === undefined) return undefined
+function verifyAuditFile({ file, keys, withoutKeys }: Record<string, unknown>): Promise<unknown> | undefined {
+  if (file === undefined && keys === undefined && withoutKeys === undefined) return undefined
   if (typeof file !== 'string') throw new AppError('invalid_request', { detail: 'Give --file with --keys.' })
-  return verifyFile(file, { keys: typeof keys === 'string' ? readKeys(keys) : [], onProgress: createProgress() })
+  if ((keys === undefined) !== (withoutKeys === true)) throw new AppError('invalid_request', { detail: KEYS_WANTED })
+  return verifyGiven(file, typeof keys === 'string' ? readKeys(keys) : [], createProgress())
 }
+
+const KEYS_WANTED = 'Give --keys: without them anybody can have written the file. (--without-keys verifies the rest.)'
 
 program
   .command('serve')
@@ -139,8 +142,9 @@ run(
   () => ({}),
   verifyAuditFile,
 )
-  .option('--file <path>', 'verify an exported file or an archive instead, offline')
+  .option('--file <path>', 'verify an exported file, an archive or the report of a review instead, offline')
   .option('--keys <path>', 'public keys of the server that wrote the file: see audit keys')
+  .option('--without-keys', 'leave the signature unchecked: whoever wrote the file is not known then')
 run(audit, 'keys', 'Print the public keys that files are verified with (a JWK Set).', () => ({}))
 run(
   audit,
@@ -175,6 +179,31 @@ run(
   .option('--dry-run', 'only say what would be done')
   .option('--accept-sink', 'begin a new sink, or leave out what this one holds of other databases')
 
+const keys = group('keys', 'The keys that secrets are sealed under, and their replacement.')
+run(
+  keys,
+  'status',
+  'Which master keys seal how many rows, and whether LATCHKEY_MASTER_KEY holds them; data keys of organizations.',
+  () => ({}),
+)
+run(
+  keys,
+  'rewrap',
+  'Seal everything again under the newest master key, while servers run. Cut short, it goes on when it is run again.',
+  () => ({}),
+)
+run(
+  keys,
+  'rotate-data',
+  'A new data key for each organization, and the keys of its providers sealed again under it, while servers run.',
+  ({ organization, unfinishedOnly }) => ({
+    ...(organization === undefined ? {} : { organization }),
+    unfinished_only: unfinishedOnly === true,
+  }),
+)
+  .option('--organization <id>', 'only this one')
+  .option('--unfinished-only', 'make no new keys: go on with rotations that were cut short')
+
 run(
   group('revocation', 'What is refused before its time.'),
   'everything',
@@ -185,7 +214,7 @@ run(
 run(
   group('jobs', 'Work in the background.'),
   'run <job>',
-  'Run a scheduled job now: notices, reviews-open or reviews-close.',
+  'Run a scheduled job now, such as notices, reviews-open, reviews-team, reviews-close or statements.',
   (_options, [job]) => ({ job }),
 )
 
@@ -200,7 +229,7 @@ run(
     return {
       ...(workspace === undefined ? { organization } : { workspace }),
       reason: incident === true ? 'incident' : 'asked',
-      ...(dueInDays === undefined ? {} : { due_in_days: Number(dueInDays) }),
+      ...(dueInDays === undefined ? {} : { due_in_days: daysOf(dueInDays) }),
     }
   },
 )
@@ -384,6 +413,12 @@ function readScopes(scopes: string[], leastRoles: string[]) {
   const [unknown] = roles.keys()
   if (unknown === undefined) return read
   throw new AppError('invalid_request', { detail: `--least-role names a scope that is not there: ${unknown}.` })
+}
+
+/** Which numbers are taken, the command says. */
+function daysOf(text: unknown): number {
+  if (/^\d{1,9}$/.test(String(text))) return Number(text)
+  throw new AppError('invalid_request', { detail: '--due-in-days takes a whole number of days, such as 7.' })
 }
 
 function splitAtEquals(option: string, text: string): [string, string] {

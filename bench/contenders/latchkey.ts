@@ -1,7 +1,7 @@
 // This server: set up once a run through its own command line, copied database by database, signed in to by its own forms.
 import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { appendFileSync } from 'node:fs'
+import { appendFileSync, cpSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -52,9 +52,13 @@ function environmentFor(stage: Stage, database: Database, masterKey: string): Re
     LATCHKEY_TRUSTED_PROXIES: '127.0.0.1',
     LATCHKEY_LOG_LEVEL: 'warn',
     LATCHKEY_DATA_DIR: join(stage.directory, 'latchkey'),
+    LATCHKEY_SINK: `${sinkOf(stage, database.name)}/`,
     ...(stage.redis === undefined ? {} : { REDIS_URL: stage.redis.url }),
   }
 }
+
+/** Each database has its own: a copy that shared one would lack what another copy revoked, and not serve. */
+const sinkOf = ({ directory }: Stage, database: string) => join(directory, 'sinks', database)
 
 /** Runs one command of the server's command line; its `--json` answer, or the reason it failed. */
 function runCommand(
@@ -116,6 +120,7 @@ async function setUp(stage: Stage): Promise<Blueprint> {
   const database = await stage.postgres.createDatabase()
   const masterKey = randomBytes(32).toString('base64')
   const environment = environmentFor(stage, database, masterKey)
+  mkdirSync(sinkOf(stage, database.name), { recursive: true })
   const run = (args: readonly string[], input?: string) =>
     runCommand(environment, args, { logFile: stage.logFile, ...(input === undefined ? {} : { input }) })
 
@@ -137,7 +142,7 @@ async function setUp(stage: Stage): Promise<Blueprint> {
   const grantArguments = ['--workspace', workspaceId, '--scope', SCOPE, '--resource', RESOURCE]
   await run(['client', 'grant', clientId, ...grantArguments])
   const key = ['organization-key', 'create', '--organization', organizationId, '--label', 'Bench']
-  const organizationKey = member(await run([...key, '--permission', 'manage']), 'key')
+  const organizationKey = member(await run([...key, '--permission', 'manage', '--permission', 'read']), 'key')
   return {
     template: database.name,
     masterKey,
@@ -279,6 +284,8 @@ export async function startLatchkey(stage: Stage, blueprint: Blueprint, given?: 
   if (!stage.postgres) throw new Error('latchkey needs PostgreSQL')
   const { template, masterKey, client, machine, resourceServer, people } = blueprint
   const database = given ?? (await stage.postgres.createDatabase(template))
+  // What was begun before the copy was made; not over what a database that is used again has written since.
+  cpSync(sinkOf(stage, template), sinkOf(stage, database.name), { recursive: true, force: false })
   const server = startServer({
     script: [MAIN, 'serve'],
     environment: environmentFor(stage, database, masterKey),

@@ -34,3 +34,10 @@ export function isSessionGood(
   if (user.suspendedAt !== null) return false
   return user.sessionsNotBefore === null || signedInAtSeconds * 1000 >= user.sessionsNotBefore.getTime()
 }
+
+const TOLD_ONE_BY_ONE = 5
+
+/** Of many failures in a row the log has the first ones, and then each time that they have doubled. */
+export function isFailureTold(tries: number): boolean {
+  return tries <= TOLD_ONE_BY_ONE || Number.isInteger(Math.log2(tries))
+}

@@ -1,4 +1,5 @@
 // People's accounts: made, found, signed in.
+import ipaddr from 'ipaddr.js'
 import { type Actor, type RequestInfo, record } from '../audit/service.ts'
 import { closeAllOf, signNewTokens } from '../connections/service.ts'
 import type { Passwords } from '../crypto/passwords.ts'
@@ -12,6 +13,7 @@ import type { EphemeralStore } from '../store/ephemeral.ts'
 import {
   emailKey,
   isEmail,
+  isFailureTold,
   isSessionGood,
   PASSWORD_LEAST_CHARACTERS,
   PASSWORD_MOST_BYTES,
@@ -218,12 +220,16 @@ export async function signIn(
   input: { email: string; password: Secret; device?: string | undefined; request: RequestInfo },
 ): Promise<SignInOutcome> {
   const key = emailKey(input.email).slice(0, 320)
-  const retryAfterSeconds = await countTry(deps, key, input)
-  if (retryAfterSeconds !== undefined) return { ok: false, reason: 'too_many', retryAfterSeconds }
+  const counted = await countTry(deps, key, input)
+  if (!counted.ok) return counted
   const usable = passwordProblem(input.password.reveal()) !== 'too_long'
   const user = usable && isEmail(key) ? await reading(store.findUser(deps.db, key)) : undefined
   const matches = usable && (await deps.passwords.matches(user?.password_digest, input.password))
-  const signedInAt = await recordSignIn(deps.db, matches ? user : undefined, user?.id, input.request)
+  const signedInAt = await recordSignIn(deps.db, matches ? user : undefined, {
+    userId: user?.id,
+    tries: counted.tries,
+    request: input.request,
+  })
   if (user === undefined || signedInAt === undefined) return { ok: false, reason: 'wrong' }
   return { ok: true, userId: user.id, signedInAt }
 }
@@ -237,23 +243,33 @@ async function countTry(
   deps: AccountsDeps,
   key: string,
   input: { email: string; device?: string | undefined; request: RequestInfo },
-): Promise<number | undefined> {
-  const address = input.request.address ?? 'none'
+): Promise<{ ok: true; tries: number } | Extract<SignInOutcome, { reason: 'too_many' }>> {
+  const address = networkOf(input.request.address ?? 'none')
   const isKnownDevice = input.device === deviceMark(input.email)
   const counts: Array<[string, number]> = [
     [`address ${address}`, MOST_FROM_ADDRESS],
     [`both ${key} ${address}`, isKnownDevice ? MOST_FOR_KNOWN_DEVICE : MOST_FOR_ACCOUNT_AND_ADDRESS],
   ]
   if (!isKnownDevice) counts.push([`account ${key}`, MOST_FOR_ACCOUNT])
+  let tries = 0
   for (const [subject, most] of counts) {
     const { count, resetsInSeconds } = await deps.ephemeral.increment('sign-in', digestOf(subject), WINDOW_SECONDS)
-    if (count > most) return resetsInSeconds
+    if (count > most) return { ok: false, reason: 'too_many', retryAfterSeconds: resetsInSeconds }
+    tries = count // the last one's is the account's
   }
-  return undefined
+  return { ok: true, tries }
+}
+
+/** What one party holds: an IPv4 address, or of IPv6 the first half (RFC 6177), where every address is theirs. */
+function networkOf(address: string): string {
+  if (!ipaddr.isValid(address)) return address
+  const parsed = ipaddr.process(address)
+  return parsed instanceof ipaddr.IPv4 ? parsed.toString() : parsed.parts.slice(0, 4).join(':')
 }
 
 /**
  * Records a try, the same way for everyone, also for an address that nobody has: the time it takes must tell nothing.
+ * Failures that follow one another are collapsed: nobody fills the log by guessing.
  * Who matched is locked and looked at once more, so that a password that was replaced meanwhile opens no session.
  *
  * @returns when the session began, or undefined when there is none
@@ -261,20 +277,22 @@ async function countTry(
 function recordSignIn(
   db: Db,
   matched: { id: UserId; password_digest: string | null } | undefined,
-  userId: UserId | undefined,
-  request: RequestInfo,
+  { userId, tries, request }: { userId: UserId | undefined; tries: number; request: RequestInfo },
 ): Promise<number | undefined> {
   return transact(db, async (trx) => {
     const locked = userId === undefined ? undefined : await store.lockUser(trx, userId)
     const passes =
       matched !== undefined && locked?.suspended_at === null && locked.password_digest === matched.password_digest
-    await record(trx, {
-      event: 'session.sign_in',
-      status: passes ? 'pass' : 'fail',
-      actor: userId === undefined ? { kind: 'nobody' } : { kind: 'user', id: userId },
-      request,
-      userId: userId ?? null,
-    })
+    if (passes || isFailureTold(tries)) {
+      await record(trx, {
+        event: 'session.sign_in',
+        status: passes ? 'pass' : 'fail',
+        actor: userId === undefined ? { kind: 'nobody' } : { kind: 'user', id: userId },
+        request,
+        userId: userId ?? null,
+        detail: passes ? {} : { tries },
+      })
+    }
     return passes ? Math.floor((await readTime(trx)).getTime() / 1000) : undefined
   })
 }

@@ -125,7 +125,7 @@ function noteRefusal(deps: PrincipalDeps, claims: AccessTokenClaims, reason: Ref
     organizationId,
     workspaceId: workspaceId ?? null,
     userId: principal?.userId ?? null,
-    clientId: isClientId(claims.client_id) ? claims.client_id : null,
+    clientId: principal?.clientId ?? null,
     event: 'access.refused',
     reason,
     ...from,
@@ -141,6 +141,7 @@ function ofToken(token: TokenRecord, permissions: readonly string[]): Principal 
     permissions,
     environment: token.environment,
     userId: token.userId,
+    clientId: null,
     credentialId: token.id,
     tokenVersion: token.version,
   }
@@ -162,6 +163,7 @@ function ofClaims(claims: AccessTokenClaims): Principal | undefined {
     permissions: claims.scope?.split(' ') ?? [],
     environment: claims.environment as Environment,
     userId,
+    clientId: isClientId(claims.client_id) ? claims.client_id : null,
     credentialId: isKeyId(id) ? id : (id as ConnectionId),
     tokenVersion: version,
   }
@@ -182,6 +184,7 @@ async function fromSession(deps: PrincipalDeps, ctx: Context): Promise<Principal
     permissions: undefined,
     environment: undefined,
     userId: session.userId,
+    clientId: null,
     credentialId: undefined,
     tokenVersion: undefined,
   }

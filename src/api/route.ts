@@ -57,6 +57,12 @@ export interface Call<P, Q, B> {
   request: RequestInfo
   /** Set when the caller sent an Idempotency-Key. */
   repeatable: Repeatable | undefined
+  /** The body as it came. */
+  raw: Buffer
+  /** A header of the request; '' where there is none. */
+  header(name: string): string
+  /** Aborted when the caller hangs up before the answer has ended. */
+  signal: AbortSignal
   /** For lists: where the next page begins, and what to send for it. */
   pages: Pages
 }
@@ -91,6 +97,8 @@ export interface Route {
   params?: z.ZodObject | undefined
   query?: z.ZodObject | undefined
   body?: Shape | undefined
+  /** Of the body; 56 KiB unless it is said. */
+  mostBodyBytes?: number | undefined
   /** The call makes something: an Idempotency-Key is honoured. */
   repeatable?: boolean | undefined
   /** What it records is found by the caller's trace id: one must have been sent. */

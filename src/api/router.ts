@@ -98,6 +98,11 @@ async function prepare(deps: ApiDeps, route: Route, ctx: Context): Promise<Call<
       return { authority: this.principal.authority, request }
     },
     request,
+    raw: body.raw,
+    header: (name: string) => ctx.get(name),
+    get signal() {
+      return signalOf(ctx)
+    },
     repeatable: route.repeatable === true ? repeatableOf(ctx, principal, body.text) : undefined,
     pages: createPages(deps.cursorKey, ctx, scope),
   }
@@ -113,6 +118,13 @@ async function present(deps: ApiDeps, ctx: Context): Promise<Standing> {
 function requestWithProfile(ctx: Context): RequestInfo {
   const profileId = ctx.URL.searchParams.get('profile_id') ?? ''
   return { ...requestInfo(ctx), ...(isTraceId(profileId) ? { profileId } : {}) }
+}
+
+/** The answer's connection closes also when it has ended: then nobody looks any more. */
+function signalOf(ctx: Context): AbortSignal {
+  const controller = new AbortController()
+  ctx.res.once('close', () => controller.abort())
+  return controller.signal
 }
 
 function requireTrace(ctx: Context): void {
@@ -202,10 +214,19 @@ function challenge(deps: ApiDeps, route: Route, ctx: Context, error: unknown): n
 
 const MOST_BODY_BYTES = 56 * 1024
 
-async function readInput(route: Route, ctx: Context): Promise<{ text: string; value: unknown }> {
-  if (route.body === undefined) return { text: '', value: undefined }
-  const text = textOf(await readBody(ctx, MOST_BODY_BYTES))
-  if (text.trim() === '') return { text, value: {} }
+interface Input {
+  raw: Buffer
+  text: string
+  value: unknown
+}
+
+const NO_INPUT: Input = { raw: Buffer.alloc(0), text: '', value: undefined }
+
+async function readInput(route: Route, ctx: Context): Promise<Input> {
+  if (route.body === undefined) return NO_INPUT
+  const raw = await readBody(ctx, route.mostBodyBytes ?? MOST_BODY_BYTES)
+  const text = textOf(raw)
+  if (text.trim() === '') return { raw, text, value: {} }
   const isJson = ctx.is('json', '+json') !== false
   // What `curl -d` sends unless it is told otherwise. A browser's session needs a token of its own besides.
   const isUnnamedJson = ctx.is('application/x-www-form-urlencoded') !== false && /^\s*[{[]/.test(text)
@@ -215,7 +236,7 @@ async function readInput(route: Route, ctx: Context): Promise<{ text: string; va
     })
   }
   try {
-    return { text, value: JSON.parse(text) }
+    return { raw, text, value: JSON.parse(text) }
   } catch {
     throw new AppError('invalid_request', { detail: 'The body is not JSON.' })
   }

@@ -1,22 +1,21 @@
 // Retention of the audit log: what is older than a month's beginning goes into files that are verified without the database,
 // and a month leaves the database once each of its records is in one. Takes the rights of the tables' owner.
-import { open, rename, rm } from 'node:fs/promises'
+import { randomUUID } from 'node:crypto'
+import { link, open, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { FileEnd } from '../audit/file.ts'
+import { readArchives } from '../audit/archives.ts'
+import type { CheckpointDeps } from '../audit/checkpoints.ts'
+import { type FileEnd, saveNew } from '../audit/file.ts'
 import { verifyFile } from '../audit/file-verification.ts'
 import { SYSTEM_CHAIN } from '../audit/rules.ts'
 import { type Actor, type RequestInfo, record } from '../audit/service.ts'
-import { listArchives } from '../audit/store.ts'
+import { verifyDatabase } from '../audit/verification.ts'
 import { AppError } from '../errors.ts'
 import { chainFile } from '../evidence/service.ts'
-import type { SinkSigner } from '../sink/signing.ts'
-import { type Db, reading, transact } from '../store/database.ts'
+import { type Db, reading, readTime, type Trx, transact } from '../store/database.ts'
 import * as store from './store.ts'
 
-export interface ArchivesDeps {
-  db: Db
-  signer: SinkSigner
-}
+export type ArchivesDeps = CheckpointDeps
 
 export interface ArchiveOutcome {
   archives: Array<{ chain: string; from: number; to: number; records: number; file: string }>
@@ -26,88 +25,125 @@ export interface ArchiveOutcome {
   notes: string[]
 }
 
+interface By {
+  actor: Actor
+  request: RequestInfo
+}
+
+interface Asked extends By {
+  before: Date
+  directory: string
+  onProgress?: (records: number) => void
+}
+
 /**
  * @param before the first moment of a month: what is older is archived
  * @param directory where the files go: it must be there
- * @throws {AppError} `conflict` where records wait to be sealed, or the chain is not whole: nothing is dropped then
+ * @param onProgress hears how many records were verified
+ * @throws {AppError} `invalid_request` for a month that lies ahead; `conflict` where records wait to be sealed, the log is
+ *   not whole, a file is there already, or somebody else is at it: nothing is dropped then
  */
-export async function archiveBefore(
-  deps: ArchivesDeps,
-  { before, directory, ...by }: { before: Date; directory: string; actor: Actor; request: RequestInfo },
-): Promise<ArchiveOutcome> {
+export async function archiveBefore(deps: ArchivesDeps, asked: Asked): Promise<ArchiveOutcome> {
+  if (asked.before > (await reading(readTime(deps.db))))
+    throw new AppError('invalid_request', { detail: 'Give the first day of a month that has begun.' })
+  await requireWhole(deps, asked.onProgress)
+  // One connection for the rest: when it is lost, so is the lock, and nothing goes on without it.
+  return deps.db.connection().execute(async (db) => {
+    if (!(await reading(store.tryLock(db))))
+      throw new AppError('conflict', { detail: 'The log is being archived already: let that end first.' })
+    try {
+      return await archive({ ...deps, db }, asked)
+    } finally {
+      await store.unlock(db).catch(() => undefined) // a session that has ended holds no lock
+    }
+  })
+}
+
+async function archive(deps: ArchivesDeps, { before, directory, actor, request }: Asked): Promise<ArchiveOutcome> {
   const { db } = deps
-  const outcome: ArchiveOutcome = { archives: [], dropped: [], notes: [] }
+  const by = { actor, request }
   if ((await reading(store.countWaitingBefore(db, before))) > 0) {
     throw new AppError('conflict', {
       detail: 'Records of that time wait to be sealed: let a server run for a moment, then repeat it.',
     })
   }
-  const archived = await archivedTo(db)
+  const outcome: ArchiveOutcome = { archives: [], dropped: [], notes: [] }
+  const { archived } = await readArchives(deps)
   for (const { chain, seq: to } of await reading(store.listLastBefore(db, before))) {
-    const from = (archived.get(chain) ?? 0) + 1
+    const from = (archived.get(chain)?.to ?? 0) + 1
     if (to < from) continue
     const { end, fileName } = await writeArchive(deps, directory, { chain, from, to })
     await keepArchive(deps, { chain, from, to, fileName, end, ...by })
     outcome.archives.push({ chain, from, to, records: end.records, file: join(directory, fileName) })
   }
+  const done = [...(await readArchives(deps)).archived].map(([chain, { to }]) => ({ chain, to }))
   for (const month of await reading(store.listMonthsBefore(db, before))) {
-    const holds = await reading(store.holdsUnarchived(db, month))
-    if (holds) outcome.notes.push(`${month} stays: it holds records that are in no archive.`)
-    else if (await dropped(db, month)) outcome.dropped.push(month)
-    else outcome.notes.push(`${month} stays: the log was busy. Run it again to drop it.`)
+    const fate = await drop(db, { month, archived: done, ...by })
+    if (fate === 'dropped') outcome.dropped.push(month)
+    else outcome.notes.push(`${month} stays: ${STAYS[fate]}`)
   }
   return outcome
 }
 
-async function archivedTo(db: Db): Promise<Map<string, number>> {
-  const found = new Map<string, number>()
-  for (const { chain, to_seq } of await reading(listArchives(db))) found.set(chain, to_seq)
-  return found
+/** What was changed must not be signed anew: the sink says what it was. */
+async function requireWhole(deps: ArchivesDeps, onProgress: Asked['onProgress']): Promise<void> {
+  const { chains } = await verifyDatabase(deps, (records) => onProgress?.(records))
+  const fault = chains.find((chain) => chain.fault !== null)?.fault
+  if (fault != null)
+    throw new AppError('conflict', { detail: `The log is not whole, and was not archived: ${fault.says}` })
 }
 
 type Range = { chain: string; from: number; to: number }
 
-/** The file is on the disk, and was read back and verified, when this resolves. */
+/** The file was read back and verified, and both it and its name are on the disk, when this resolves. */
 async function writeArchive(
   deps: ArchivesDeps,
   directory: string,
   range: Range,
 ): Promise<{ fileName: string; end: FileEnd }> {
   const fileName = `${range.chain}-${range.from}-${range.to}.ndjson`
-  const path = join(directory, fileName)
-  const begun = `${path}.part`
+  const begun = join(directory, `${fileName}.${randomUUID()}.part`)
   let end: FileEnd | undefined
   const text = await chainFile(deps, range, (written) => {
     end = written
   })
-  const file = await open(begun, 'w', 0o600).catch((error: unknown) => {
-    throw new AppError('invalid_request', { detail: `The directory ${directory} cannot be written to.`, cause: error })
-  })
+  await saveNew(begun, text)
   try {
-    for await (const part of text) await file.write(part)
-    await file.sync()
+    const report = await verifyFile(begun, { keys: deps.signer.publicKeys(), onProgress: () => {} })
+    if (!report.ok || end === undefined)
+      throw new AppError('conflict', { detail: `The log is not whole, and was not archived: ${report.fault?.says}` })
+    await giveName(begun, join(directory, fileName))
   } finally {
-    await file.close()
-  }
-  const report = await verifyFile(begun, { keys: deps.signer.publicKeys(), onProgress: () => {} })
-  if (!report.ok || end === undefined) {
     await rm(begun, { force: true })
-    throw new AppError('conflict', { detail: `The log is not whole, and was not archived: ${report.fault?.says}` })
   }
-  await rename(begun, path)
+  await keepNames(directory)
   return { fileName, end }
+}
+
+/** A link, unlike a renaming, replaces nothing. */
+async function giveName(begun: string, path: string): Promise<void> {
+  await link(begun, path).catch((error: unknown) => {
+    if (Reflect.get(Object(error), 'code') !== 'EEXIST')
+      throw new AppError('invalid_request', { detail: `${path} cannot be written.`, cause: error })
+    const detail = `${path} is there already: move it away, or give another directory.`
+    throw new AppError('conflict', { detail, cause: error })
+  })
+}
+
+/** Down to the disk. Windows opens no directory, and needs none. */
+async function keepNames(directory: string): Promise<void> {
+  if (process.platform === 'win32') return
+  const opened = await open(directory, 'r')
+  try {
+    await opened.sync()
+  } finally {
+    await opened.close()
+  }
 }
 
 async function keepArchive(
   { db, signer }: ArchivesDeps,
-  {
-    chain,
-    from,
-    to,
-    fileName,
-    end,
-    ...by
-  }: Range & { fileName: string; end: FileEnd; actor: Actor; request: RequestInfo },
+  { chain, from, to, fileName, end, ...by }: Range & By & { fileName: string; end: FileEnd },
 ): Promise<void> {
   const named = { chain, from_seq: from, to_seq: to, file_name: fileName }
   const archive = { ...named, hash: end.to?.hash ?? '', sha256: end.sha256 }
@@ -124,19 +160,42 @@ async function keepArchive(
   })
 }
 
-const TRIES = 3
+const STAYS = {
+  holds: 'it holds records that are in no archive.',
+  busy: 'the log was busy. Run it again to drop it.',
+}
 
-/** @returns false where writers were never out of the way */
-async function dropped(db: Db, month: string): Promise<boolean> {
-  for (let tries = 0; tries < TRIES; tries++) {
+const MOST_TRIES = 8
+/** Others write meanwhile: each try may hold them up for a part of a second. */
+const BETWEEN_TRIES_MS = 1_500
+
+interface Leaving extends By {
+  month: string
+  /** How far each chain is in archives that are signed. */
+  archived: ReadonlyArray<{ chain: string; to: number }>
+}
+
+/** @returns `busy` where others were never out of the way */
+async function drop(db: Db, leaving: Leaving): Promise<'dropped' | keyof typeof STAYS> {
+  for (let tries = 1; ; tries++) {
     try {
-      await transact(db, (trx) => store.dropMonth(trx, month))
-      return true
+      return await transact(db, (trx) => dropArchived(trx, leaving))
     } catch (error) {
       if (!isBusy(error)) throw error
+      if (tries === MOST_TRIES) return 'busy'
     }
+    await new Promise((resolve) => setTimeout(resolve, BETWEEN_TRIES_MS))
   }
-  return false
+}
+
+/** Looks once the month is closed: what a transaction wrote that was still under way is seen, and nothing comes after. */
+async function dropArchived(trx: Trx, { month, archived, ...by }: Leaving): Promise<'dropped' | 'holds'> {
+  await store.closeMonth(trx, month)
+  if (await store.holdsUnarchived(trx, month, archived)) return 'holds'
+  await store.dropMonth(trx, month)
+  const named = month.slice(-'2026_05'.length).replace('_', '-')
+  await record(trx, { ...by, event: 'audit.month_dropped', status: 'pass', detail: { month: named } })
+  return 'dropped'
 }
 
 /** PostgreSQL's lock_not_available. */

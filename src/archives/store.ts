@@ -1,7 +1,7 @@
 // SQL of retention: how far a chain may be archived, what was, and the months that are no longer needed in the database.
 import { sql } from 'kysely'
 import type { Archive } from '../audit/rules.ts'
-import type { Executor, Trx } from '../store/database.ts'
+import type { Db, Executor, Trx } from '../store/database.ts'
 
 export async function insertArchive(trx: Trx, archive: Archive): Promise<void> {
   await sql`insert into audit_archives (chain, from_seq, to_seq, file_name, jws)
@@ -41,19 +41,43 @@ function endOf(partition: string): Date {
   return new Date(Date.UTC(year, month, 1)) // months count from 0 there
 }
 
-/** Whether a month holds a record that is in no archive. */
-export async function holdsUnarchived(executor: Executor, partition: string): Promise<boolean> {
+/** Whether a month holds a record that is in no archive. @param archived the last archived entry of each chain */
+export async function holdsUnarchived(
+  executor: Executor,
+  partition: string,
+  archived: ReadonlyArray<{ chain: string; to: number }>,
+): Promise<boolean> {
   const { rows } = await sql<{ holds: boolean }>`
     select exists (select from ${sql.table(partition)} e
       left join audit_chain c on c.event_id = e.id
-      left join audit_archives a on a.chain = c.chain and c.seq between a.from_seq and a.to_seq
+      left join jsonb_to_recordset(${JSON.stringify(archived)}::jsonb) as a (chain text, "to" bigint)
+        on a.chain = c.chain and c.seq <= a."to"
       where a.chain is null) as holds`.execute(executor)
   return rows[0]?.holds !== false
 }
 
-/** Takes a month out of the log. Writers wait for it, so it waits for them no longer than a moment. */
+/** Waits for who writes to a month, and keeps others from it; nobody else is held up. Who waits here waits for a moment only. */
+export async function closeMonth(trx: Trx, partition: string): Promise<void> {
+  await sql`set local lock_timeout = '300ms'`.execute(trx)
+  await sql`lock table ${sql.table(partition)} in share mode`.execute(trx)
+}
+
+/** Takes a month that was closed out of the log. All who write to the log wait behind it. */
 export async function dropMonth(trx: Trx, partition: string): Promise<void> {
-  await sql`set local lock_timeout = '3s'`.execute(trx)
   await sql`alter table audit_events detach partition ${sql.table(partition)}`.execute(trx)
   await sql`drop table ${sql.table(partition)}`.execute(trx)
+}
+
+/** One archiving at a time. Any constant, ours alone. */
+const ARCHIVE_LOCK = 4_180_316
+
+/** Held by the session. */
+export async function tryLock(session: Db): Promise<boolean> {
+  const { rows } = await sql<{ locked: boolean }>`
+    select pg_try_advisory_lock(${sql.lit(ARCHIVE_LOCK)}) as locked`.execute(session)
+  return rows[0]?.locked === true
+}
+
+export async function unlock(session: Db): Promise<void> {
+  await sql`select pg_advisory_unlock(${sql.lit(ARCHIVE_LOCK)})`.execute(session)
 }

@@ -3,7 +3,7 @@
 import type { Sink } from '../sink/service.ts'
 import type { SinkSigner } from '../sink/signing.ts'
 import { type Db, reading } from '../store/database.ts'
-import { GENESIS } from './rules.ts'
+import { GENESIS, type NotedCheckpoint } from './rules.ts'
 import * as store from './store.ts'
 
 /** So many records, and the last one's hash. Signed, in the sink. */
@@ -23,13 +23,28 @@ export interface CheckpointDeps {
   signer: SinkSigner
 }
 
-/** Signs the heads that have grown since the last time. */
-export async function writeCheckpoints({ db, sink, signer }: CheckpointDeps): Promise<void> {
-  const heads = await reading(store.listUncheckedHeads(db))
+/**
+ * Signs the heads that have grown since the last time. What is noted of a head counts where it is signed: whoever may add
+ * a row cannot keep one from being signed.
+ *
+ * @param known heads, by chain, that were found to be signed, or were signed here
+ */
+export async function writeCheckpoints(
+  { db, sink, signer }: CheckpointDeps,
+  known = new Map<string, number>(),
+): Promise<void> {
+  const heads: store.Head[] = []
+  for (const { jws, ...head } of await reading(store.listHeads(db))) {
+    if (jws !== null && (await isSignedHead(signer, head, jws, known))) known.set(head.chain, head.seq)
+    else heads.push(head)
+  }
   const lines = await signed(signer, heads)
   if (lines.length === 0) return
   await sink.append(lines.map(({ line }) => line))
-  for (const { head, jws } of lines) await store.insertCheckpoint(db, head, jws)
+  for (const { head, jws } of lines) {
+    known.set(head.chain, head.seq) // also where the place of its row is taken
+    await store.insertCheckpoint(db, head, jws)
+  }
 }
 
 /**
@@ -50,6 +65,15 @@ export async function acceptSetBack({ db, sink, signer }: CheckpointDeps): Promi
   return lines.length
 }
 
+async function isSignedHead(
+  signer: SinkSigner,
+  { chain, seq }: store.Head,
+  jws: string,
+  known: ReadonlyMap<string, number>,
+): Promise<boolean> {
+  return known.get(chain) === seq || (await openNoted(signer, { chain, seq: String(seq), jws })) !== undefined
+}
+
 async function signed(signer: SinkSigner, heads: readonly store.Head[], more: { restored?: true } = {}) {
   return Promise.all(
     heads.map(async (head) => {
@@ -60,8 +84,9 @@ async function signed(signer: SinkSigner, heads: readonly store.Head[], more: { 
   )
 }
 
-/** What was signed and still counts: hashes by chain and seq; and what is worth saying about the rest. */
+/** What was signed and still counts: hashes by chain and seq; what is worth saying about the rest; and rows that were forged. */
 export async function readCheckpoints({ db, sink, signer }: CheckpointDeps) {
+  const { written, forged } = await readNoted({ db, signer }) // first: what a server writes meanwhile is not missed in the sink
   const byChain = new Map<string, Checkpoint[]>()
   const notes: string[] = []
   let unsigned = 0
@@ -76,21 +101,56 @@ export async function readCheckpoints({ db, sink, signer }: CheckpointDeps) {
     if (ofChain === undefined) byChain.set(found.chain, [found])
     else ofChain.push(found)
   }
-  const isKept = ({ chain, seq }: { chain: string; seq: number }) =>
+  const isKept = ([chain, seq]: [string, number]) =>
     byChain.get(chain)?.some((kept) => kept.seq === seq && !kept.restored) === true
-  const gone = (await reading(store.listLastCheckpoints(db))).filter((last) => !isKept(last))
-  if (gone.length > 0)
-    notes.push(`The sink lacks the last checkpoint of ${gone.map(({ chain }) => chain).join(', ')}: it is not whole.`)
+  const gone = [...written].filter((last) => !isKept(last)).map(([chain]) => chain)
+  if (gone.length > 0) notes.push(`The sink lacks the last checkpoint of ${gone.join(', ')}: it is not whole.`)
   if (unsigned > 0) notes.push(`${unsigned} checkpoints in the sink are signed with no key that is known here.`)
   const checkpoints = new Map<string, Map<number, string>>()
   for (const [chain, all] of byChain) {
     const restores = all.filter(({ restored }) => restored)
     const counting = all.filter(({ seq, made_at }) => !restores.some((at) => seq > at.seq && made_at <= at.made_at))
-    checkpoints.set(chain, new Map(counting.filter(({ seq }) => seq > 0).map(({ seq, hash }) => [seq, hash])))
+    const hashes = new Map<number, string>()
+    for (const { seq, hash } of counting) if (seq > 0) addSigned(hashes, seq, hash)
+    checkpoints.set(chain, hashes)
     for (const { seq, made_at } of restores)
       notes.push(`${chain} was set back to entry ${seq} by a restore, accepted at ${made_at}: later records are lost.`)
   }
-  return { checkpoints, notes }
+  return { checkpoints, notes, forged }
+}
+
+const PAGE = 1_000
+
+/** What the database holds of checkpoints: by chain the last one that is signed, and the first one that is not. */
+async function readNoted({ db, signer }: Omit<CheckpointDeps, 'sink'>) {
+  const written = new Map<string, number>()
+  const forged = new Map<string, NotedCheckpoint>()
+  for (let after: NotedCheckpoint | undefined; ; ) {
+    const page = await reading(store.listCheckpointRows(db, after, PAGE))
+    for (const row of page) {
+      const found = await openNoted(signer, row)
+      if (found !== undefined) written.set(row.chain, found.seq)
+      else if (!forged.has(row.chain)) forged.set(row.chain, row)
+    }
+    after = page.at(-1)
+    if (page.length < PAGE) return { written, forged: [...forged.values()] }
+  }
+}
+
+/** The checkpoint that a row tells of; undefined where no key that is known here has signed it for this place. */
+export async function openNoted(signer: SinkSigner, row: NotedCheckpoint): Promise<Checkpoint | undefined> {
+  const found = checkpointOf(await signer.open(row.jws))
+  const isOfPlace = found?.chain === row.chain && String(found.seq) === row.seq
+  return isOfPlace && !found.restored ? found : undefined
+}
+
+/** No entry has this hash. */
+const TWO_HASHES = 'two hashes'
+
+/** Two hashes that were signed for one place: then no entry is right there, for the chain was written anew between them. */
+export function addSigned(hashes: Map<number, string>, seq: number, hash: string): void {
+  const known = hashes.get(seq) ?? hash
+  hashes.set(seq, known === hash ? hash : TWO_HASHES)
 }
 
 /** The last entry that was signed; 0 for none. */

@@ -1,10 +1,11 @@
 // Whether a file of the audit log is whole and ours, with nothing but the file and the public keys. Reads a line at a time.
+import { isUtf8 } from 'node:buffer'
 import { createHash, type Hash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import type { JWK } from 'jose'
 import { AppError } from '../errors.ts'
 import { openSigned } from '../sink/signing.ts'
-import { checkpointOf } from './checkpoints.ts'
+import { addSigned, checkpointOf } from './checkpoints.ts'
 import type { FileEnd, FileEntry, FileHead } from './file.ts'
 import { type AuditRecord, GENESIS } from './rules.ts'
 import { type AuditFault, createChainFollower, type FaultKind, type Sealed } from './verification.ts'
@@ -36,12 +37,13 @@ export interface FileReport {
 }
 
 interface Line {
-  text: string
+  /** Undefined for what is no UTF-8: other bytes must not be read as what was signed. */
+  text: string | undefined
   number: number
 }
 
-/** One line more than any record can be. */
-const MOST_LINE_CHARACTERS = 2_000_000
+/** More than any line of ours has. */
+const MOST_LINE_BYTES = 6_000_000
 
 /**
  * @param keys public keys of the server that wrote it (RFC 7517); none: the signatures are left unchecked, and said so
@@ -69,16 +71,24 @@ export async function verifyFile(
 
 /** Bytes decide where a line ends, so that none of it is hidden in another way of ending lines. */
 async function* linesOf(path: string): AsyncGenerator<Line> {
-  let rest = ''
+  let rest: Buffer = Buffer.alloc(0)
   let number = 0
-  for await (const chunk of createReadStream(path, { encoding: 'utf8', highWaterMark: 256 * 1024 })) {
-    const parts = (rest + String(chunk)).split('\n')
-    rest = parts.pop() ?? ''
-    for (const text of parts) yield { text, number: ++number }
-    if (rest.length > MOST_LINE_CHARACTERS) break
+  for await (const chunk of createReadStream(path, { highWaterMark: 256 * 1024 })) {
+    rest = Buffer.concat([rest, chunk])
+    let begin = 0
+    for (let end = rest.indexOf(LF); end >= 0; end = rest.indexOf(LF, begin)) {
+      yield { text: textOf(rest.subarray(begin, end)), number: ++number }
+      begin = end + 1
+    }
+    rest = rest.subarray(begin)
+    if (rest.length > MOST_LINE_BYTES) break
   }
-  if (rest !== '') yield { text: rest, number: ++number }
+  if (rest.length > 0) yield { text: textOf(rest), number: ++number }
 }
+
+const LF = 0x0a
+
+const textOf = (bytes: Buffer): string | undefined => (isUtf8(bytes) ? bytes.toString('utf8') : undefined)
 
 interface Reading {
   report: FileReport
@@ -113,7 +123,7 @@ function createReading(file: string, keys: readonly JWK[]): Reading {
     return report.fault
   }
 
-  function begin({ text, number }: Line): FileFault | undefined {
+  function begin(text: string, number: number): FileFault | undefined {
     const parsed = parseHead(text)
     if (parsed === undefined)
       return fail('not_readable', number, { says: 'The first line is not the head of a file of the audit log.' })
@@ -131,7 +141,7 @@ function createReading(file: string, keys: readonly JWK[]): Reading {
       return undefined
     }
     const checkpoint = checkpointOf(payload)
-    if (checkpoint?.chain === report.chain) checkpoints.set(checkpoint.seq, checkpoint.hash)
+    if (checkpoint?.chain === report.chain) addSigned(checkpoints, checkpoint.seq, checkpoint.hash)
     return undefined
   }
 
@@ -177,21 +187,20 @@ function createReading(file: string, keys: readonly JWK[]): Reading {
 
   return {
     report,
-    async take(line) {
-      lastLine = line.number
-      if (line.number === 1) {
-        counted(sha256, line)
-        return begin(line)
+    async take({ text, number }) {
+      lastLine = number
+      if (text === undefined) return fail('not_readable', number, { says: `Line ${number} is no UTF-8.` })
+      if (number === 1) {
+        counted(sha256, text)
+        return begin(text, number)
       }
-      if (ended) return fail('not_readable', line.number, { says: 'There is more after the end of the file.' })
-      const parsed = parseLine(line.text)
-      if (parsed === undefined) {
-        const says = `Line ${line.number} is not one that such a file has.`
-        return fail('not_readable', line.number, { says })
-      }
-      if ('end' in parsed) return takeEnd(parsed.end, parsed.jws, line.number, sha256.digest('hex'))
-      counted(sha256, line)
-      return 'checkpoint' in parsed ? takeCheckpoint(parsed.checkpoint, line.number) : takeEntry(parsed, line.number)
+      if (ended) return fail('not_readable', number, { says: 'There is more after the end of the file.' })
+      const parsed = parseLine(text)
+      if (parsed === undefined)
+        return fail('not_readable', number, { says: `Line ${number} is not one that such a file has.` })
+      if ('end' in parsed) return takeEnd(parsed.end, parsed.jws, number, sha256.digest('hex'))
+      counted(sha256, text)
+      return 'checkpoint' in parsed ? takeCheckpoint(parsed.checkpoint, number) : takeEntry(parsed, number)
     },
     finish() {
       if (report.fault === null && !ended) {
@@ -201,13 +210,15 @@ function createReading(file: string, keys: readonly JWK[]): Reading {
       }
       report.ok = report.fault === null
       if (report.ok && report.signature === 'unchecked')
-        report.notes.push('The signature was not checked: give the public keys of the server (--keys).')
+        report.notes.push(
+          'The signature was not checked: anybody can have written this. Give the public keys (--keys).',
+        )
       return report
     },
   }
 }
 
-function counted(hash: Hash, { text }: Line): void {
+function counted(hash: Hash, text: string): void {
   hash.update(`${text}\n`)
 }
 
@@ -242,29 +253,48 @@ const sameHead = (one: FileEnd['to'], other: FileReport['head']): boolean =>
 
 function parseHead(text: string): FileHead | undefined {
   const value = parseObject(text)
-  const isHead = value?.latchkey === 'audit' && value.v === 1 && typeof value.chain === 'string'
-  if (!isHead || typeof value.complete !== 'boolean') return undefined
-  const from: unknown = value.from
-  const begins = from === null ? !value.complete : value.complete && isPlace(from)
+  if (!hasExactly(value, ['latchkey', 'v', 'chain', 'made_at', 'complete', 'filter', 'from'])) return undefined
+  const { chain, made_at, complete, filter, from } = value
+  const isHead = value.latchkey === 'audit' && value.v === 1 && typeof chain === 'string'
+  if (!isHead || typeof made_at !== 'string' || typeof complete !== 'boolean') return undefined
+  if (complete ? filter !== null : !isFilter(filter)) return undefined
+  const begins = complete ? isPlace(from) : from === null
   return begins ? (value as unknown as FileHead) : undefined // each member that is used was looked at
 }
 
-function isPlace(value: unknown): boolean {
+/** Nothing beside these: what else stood there, a reader could take for something that was said by us. */
+function hasExactly<K extends string>(value: unknown, members: readonly K[]): value is Record<K, unknown> {
   if (typeof value !== 'object' || value === null) return false
-  const { seq, previous } = value as Record<string, unknown>
+  const found = Object.keys(value)
+  return found.length === members.length && members.every((member, place) => found[place] === member)
+}
+
+function isFilter(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return false
+  return Object.values(value).every((member) => typeof member === 'string' || typeof member === 'boolean')
+}
+
+function isPlace(value: unknown): boolean {
+  if (!hasExactly(value, ['seq', 'previous'])) return false
+  const { seq, previous } = value
   return Number.isSafeInteger(seq) && typeof previous === 'string' && (seq !== 1 || previous === GENESIS)
 }
 
 function parseLine(text: string): FileEntry | { checkpoint: string } | { end: FileEnd; jws: string } | undefined {
   const value = parseObject(text)
-  if (value === undefined) return undefined
-  if (typeof value.checkpoint === 'string') return { checkpoint: value.checkpoint }
-  if (typeof value.end === 'object' && value.end !== null && typeof value.jws === 'string')
-    return { end: value.end as FileEnd, jws: value.jws } // compared with what was read, and with what was signed
+  if (hasExactly(value, ['checkpoint']) && typeof value.checkpoint === 'string') return { checkpoint: value.checkpoint }
+  if (hasExactly(value, ['end', 'jws']) && isEnd(value.end) && typeof value.jws === 'string')
+    return { end: value.end, jws: value.jws }
+  if (!hasExactly(value, ['seq', 'previous', 'hash', 'record'])) return undefined
   const { seq, previous, hash, record } = value
   const isEntry = typeof seq === 'number' && typeof previous === 'string' && typeof hash === 'string'
   if (!isEntry || typeof record !== 'object' || record === null) return undefined
   return { seq, previous, hash, record: record as AuditRecord } // its hash says whether it is one
+}
+
+/** What it says is compared with what was read, and with what was signed. */
+function isEnd(value: unknown): value is FileEnd {
+  return hasExactly(value, ['records', 'to', 'sha256']) && (value.to === null || hasExactly(value.to, ['seq', 'hash']))
 }
 
 function parseObject(text: string): Record<string, unknown> | undefined {

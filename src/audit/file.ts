@@ -1,6 +1,8 @@
 // A part of the audit log as a file that is verified without the database: JSON lines, a head, checkpoints, entries, and an
 // end that is signed over all of it (docs/audit.md).
 import { createHash, type Hash } from 'node:crypto'
+import { open, rm, writeFile as writeAll } from 'node:fs/promises'
+import { AppError } from '../errors.ts'
 import type { SinkSigner } from '../sink/signing.ts'
 import type { AuditRecord, ChainEntry } from './rules.ts'
 
@@ -66,6 +68,27 @@ export async function* writeFile(
   const statement: FileStatement = { head, end }
   yield line({ end, jws: await signer.signDocument('latchkey-audit-export', statement) })
   onEnd(end)
+}
+
+/**
+ * Writes a file where none is, down to the disk. What was begun and failed is taken away.
+ *
+ * @throws {AppError} `invalid_request` where it cannot be written, or something is there already
+ */
+export async function saveNew(path: string, text: AsyncIterable<string>): Promise<void> {
+  const file = await open(path, 'wx', 0o600).catch((error: unknown) => {
+    const detail = `${path} cannot be written: it is there already, or its directory is not.`
+    throw new AppError('invalid_request', { detail, cause: error })
+  })
+  try {
+    await writeAll(file, text)
+    await file.sync()
+  } catch (error) {
+    await rm(path, { force: true })
+    throw error
+  } finally {
+    await file.close()
+  }
 }
 
 const line = (value: object): string => `${JSON.stringify(value)}\n`

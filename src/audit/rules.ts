@@ -42,6 +42,14 @@ export interface Archive {
   jws: string
 }
 
+/** A row that says to be a checkpoint: what its signature says decides. */
+export interface NotedCheckpoint {
+  chain: string
+  /** Exact, also where it is too large to be one. */
+  seq: string
+  jws: string
+}
+
 export const SYSTEM_CHAIN = 'system'
 export const GENESIS = '0'.repeat(64)
 

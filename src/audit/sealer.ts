@@ -5,7 +5,7 @@ import { AppError } from '../errors.ts'
 import { type Db, reading, transact } from '../store/database.ts'
 import { hashOf } from './chain.ts'
 import { type CheckpointDeps, writeCheckpoints } from './checkpoints.ts'
-import { type ChainEntry, GENESIS } from './rules.ts'
+import { type AuditRecord, type ChainEntry, GENESIS } from './rules.ts'
 import * as store from './store.ts'
 
 const SEAL_EVERY_MS = 250
@@ -35,6 +35,7 @@ export function createSealer({ onError, isHeldBack = () => false, ...deps }: Sea
   let running: Promise<void> | undefined
   let checking: Promise<void> | undefined
   let closed = false
+  const signedHeads = new Map<string, number>()
 
   /** A batch of each chain in turn: one with much to seal holds up no other. */
   async function seal(): Promise<number> {
@@ -43,9 +44,9 @@ export function createSealer({ onError, isHeldBack = () => false, ...deps }: Sea
       const unfinished: string[] = []
       for (const chain of chains) {
         try {
-          const count = await sealBatch(db, chain)
-          sealed += count
-          if (count === BATCH) unfinished.push(chain)
+          const batch = await sealBatch(db, chain)
+          sealed += batch.sealed
+          if (batch.isFull) unfinished.push(chain)
         } catch (error) {
           report(error) // the other organizations' go on
         }
@@ -61,7 +62,7 @@ export function createSealer({ onError, isHeldBack = () => false, ...deps }: Sea
   function checkpointInTime(): void {
     if (checking !== undefined || performance.now() - checkedAt < CHECKPOINT_EVERY_MS) return
     checkedAt = performance.now()
-    checking = writeCheckpoints(deps)
+    checking = writeCheckpoints(deps, signedHeads)
       .catch(report)
       .finally(() => {
         checking = undefined
@@ -108,26 +109,36 @@ export async function sealNow(db: Db, chain: string): Promise<void> {
   if (newest === undefined) return
   const until = performance.now() + SEALED_WITHIN_MS
   do {
-    while ((await sealBatch(db, chain)) === BATCH) {} // one after the other
+    while ((await sealBatch(db, chain)).isFull) {} // one after the other
     if (!(await reading(store.isPending(db, newest)))) return
     await new Promise((resolve) => setTimeout(resolve, BETWEEN_LOOKS_MS))
   } while (performance.now() < until)
   throw new AppError('unavailable', { detail: 'Records wait to be sealed. Try again in a moment.' })
 }
 
-/** @returns how many; none while another process is at it */
-async function sealBatch(db: Db, chain: string): Promise<number> {
+interface Batch {
+  sealed: number
+  /** There may be more. */
+  isFull: boolean
+}
+
+/** Nothing while another process is at it. */
+async function sealBatch(db: Db, chain: string): Promise<Batch> {
   return transact(db, async (trx) => {
-    if (!(await store.tryLockChain(trx, chain))) return 0
+    if (!(await store.tryLockChain(trx, chain))) return { sealed: 0, isFull: false }
     const head = await store.findHead(trx, chain)
-    const sealed: Array<ChainEntry & { record: Awaited<ReturnType<typeof store.listPending>>[number] }> = []
+    const pending = await store.listPending(trx, chain, BATCH)
+    const sealed: Array<ChainEntry & { record: AuditRecord }> = []
     let place = { chain, seq: (head?.seq ?? 0) + 1, previous: head?.hash ?? GENESIS }
-    for (const record of await store.listPending(trx, chain, BATCH)) {
+    for (const { record } of pending) {
+      if (record === null) continue
       const hash = hashOf(place, record)
       sealed.push({ ...place, hash, record })
       place = { chain, seq: place.seq + 1, previous: hash }
     }
     if (sealed.length > 0) await store.seal(trx, sealed)
-    return sealed.length
+    const again = pending.filter(({ is_sealed }) => is_sealed).map(({ event_id }) => event_id)
+    if (again.length > 0) await store.forgetPending(trx, again)
+    return { sealed: sealed.length, isFull: pending.length === BATCH }
   })
 }

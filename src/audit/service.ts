@@ -69,6 +69,38 @@ export function insertRecord(event: AuditEvent, when?: RawBuilder<unknown>): Raw
     select ${values} ${when === undefined ? sql`` : sql`where exists (${when})`}`
 }
 
+const MOST_AT_ONCE = 500
+
+/** Records events of one change, in their order: so many are one statement. */
+export async function recordAll(executor: Executor, events: readonly AuditEvent[]): Promise<void> {
+  for (let from = 0; from < events.length; from += MOST_AT_ONCE) {
+    const rows = events.slice(from, from + MOST_AT_ONCE).map((event) => ({
+      id: newId('aud'),
+      organization_id: event.organizationId,
+      workspace_id: event.workspaceId,
+      event: event.event,
+      status: event.status,
+      trace_id: event.request.traceId,
+      profile_id: event.request.profileId,
+      actor_kind: event.actor.kind,
+      actor_id: event.actor.id,
+      user_id: event.userId,
+      client_id: event.clientId,
+      credential_id: event.credentialId,
+      token_version: event.tokenVersion == null ? null : `v${event.tokenVersion}`,
+      address: event.request.address,
+      detail: JSON.parse(detailText(event.detail ?? {})),
+    }))
+    await sql`insert into audit_events (id, organization_id, workspace_id, event, status, trace_id, profile_id, actor_kind,
+        actor_id, user_id, client_id, credential_id, token_version, address, detail)
+      select id, organization_id, workspace_id, event, status, trace_id, profile_id, actor_kind,
+        actor_id, user_id, client_id, credential_id, token_version, address, detail
+      from jsonb_to_recordset(${JSON.stringify(rows)}::jsonb) given (id text, organization_id text, workspace_id text,
+        event text, status text, trace_id text, profile_id text, actor_kind text, actor_id text, user_id text,
+        client_id text, credential_id text, token_version text, address text, detail jsonb)`.execute(executor)
+  }
+}
+
 /** Records one event, and reads it as it stands there: for who answers with the record itself. */
 export async function recordAndRead(executor: Executor, event: AuditEvent): Promise<AuditRecord> {
   const { rows } = await sql<{ record: AuditRecord }>`

@@ -1,7 +1,7 @@
 // SQL of the audit log's chain: what waits to be sealed, the head, and what was sealed.
 import { sql } from 'kysely'
 import type { Executor, Trx } from '../store/database.ts'
-import { type Archive, type AuditRecord, type ChainEntry, SYSTEM_CHAIN } from './rules.ts'
+import { type Archive, type AuditRecord, type ChainEntry, type NotedCheckpoint, SYSTEM_CHAIN } from './rules.ts'
 import { RECORD } from './service.ts'
 
 /** One sealer a chain at a time. The first of two keys; any constant, ours alone. */
@@ -11,6 +11,17 @@ const SYSTEM = sql.lit(SYSTEM_CHAIN)
 
 /** What waits belongs to this chain: as audit_pending_by_chain has it. */
 const CHAIN_OF_PENDING = sql`coalesce(organization_id, ${SYSTEM})`
+
+/** Whether the text of an event's time says which time it is: it names no era, and nothing of what has no end. */
+const IS_DATED = sql`e.recorded_at >= '0001-01-01T00:00:00Z' and e.recorded_at < '10000-01-01T00:00:00Z'`
+
+/** What waits as `p` and is in a chain already. A scalar, so that each is looked for by the index, however many there are. */
+const PLACE = sql`(select c.event_id from audit_chain c where c.event_id = p.event_id)`
+
+/** The event that waits as `p`, as it was recorded. By its primary key, as above. */
+const EVENT = sql`select e.* from audit_events e
+  where e.id = p.event_id and e.recorded_at = p.recorded_at and ${IS_DATED}
+    and coalesce(e.organization_id, ${SYSTEM}) = coalesce(p.organization_id, ${SYSTEM}) limit 1`
 
 /** Chains with something to seal. By audit_pending_by_chain: one look for each of them. */
 export async function listPendingChains(executor: Executor): Promise<string[]> {
@@ -41,23 +52,43 @@ export async function findHead(
   return rows[0]
 }
 
-/** The oldest events of a chain that wait. By audit_pending_by_chain, then each by the primary key. */
-export async function listPending(executor: Executor, chain: string, most: number): Promise<AuditRecord[]> {
-  const { rows } = await sql<{ record: AuditRecord }>`
-    select ${RECORD} as record
-    from (select event_id, recorded_at from audit_pending where ${CHAIN_OF_PENDING} = ${chain}
-      order by recorded_at, event_id limit ${most}) p
-    join audit_events e on e.id = p.event_id and e.recorded_at = p.recorded_at
-    order by p.recorded_at, p.event_id`.execute(executor)
-  return rows.map(({ record }) => record)
+/** What waits: an event, or the id of one that is in a chain already. */
+export type Pending = { event_id: string } & (
+  | { is_sealed: true; record: null }
+  | { is_sealed: false; record: AuditRecord }
+)
+
+/**
+ * The oldest of a chain that wait. What has no event is passed over: it is for verification to name, and holds up nothing.
+ */
+export async function listPending(executor: Executor, chain: string, most: number): Promise<Pending[]> {
+  const { rows } = await pendingOf(chain, most).execute(executor)
+  return rows
+}
+
+/** The statement itself: a test looks at its plan. By audit_pending_by_chain, then each by the primary keys. */
+export function pendingOf(chain: string, most: number) {
+  return sql<Pending>`
+    select p.event_id, p.is_sealed, case when not p.is_sealed then ${RECORD} end as record
+    from (select event_id, organization_id, recorded_at, ${PLACE} is not null as is_sealed from audit_pending p
+      where ${CHAIN_OF_PENDING} = ${chain} order by recorded_at, event_id) p
+    left join lateral (${EVENT}) e on true
+    where p.is_sealed or e.id is not null
+    order by p.recorded_at, p.event_id limit ${most}`
 }
 
 /** The youngest event of a chain that waits: those before it are sealed first. */
 export async function findNewestPending(executor: Executor, chain: string): Promise<string | undefined> {
   const { rows } = await sql<{ event_id: string }>`
-    select event_id from audit_pending where ${CHAIN_OF_PENDING} = ${chain}
-    order by recorded_at desc, event_id desc limit 1`.execute(executor)
+    select p.event_id from audit_pending p cross join lateral (${EVENT}) e
+    where coalesce(p.organization_id, ${SYSTEM}) = ${chain} and ${PLACE} is null
+    order by p.recorded_at desc, p.event_id desc limit 1`.execute(executor)
   return rows[0]?.event_id
+}
+
+/** Takes from those that wait what is in a chain already. */
+export async function forgetPending(trx: Trx, eventIds: readonly string[]): Promise<void> {
+  await sql`delete from audit_pending where event_id = any(${[...eventIds]}::text[])`.execute(trx)
 }
 
 /** Primary key. */
@@ -87,36 +118,40 @@ export interface Head {
   hash: string
 }
 
-/** Chains that have grown since their last checkpoint. */
-export async function listUncheckedHeads(executor: Executor): Promise<Head[]> {
-  const { rows } = await sql<Head>`
+/** The head of each chain, with what is noted as its checkpoint: anything may stand there. By primary keys. */
+export async function listHeads(executor: Executor): Promise<Array<Head & { jws: string | null }>> {
+  const { rows } = await sql<Head & { jws: string | null }>`
     with recursive heads as (
       (select chain, seq, hash from audit_chain order by chain desc, seq desc limit 1)
       union all
       select below.chain, below.seq, below.hash from heads,
         lateral (select c.chain, c.seq, c.hash from audit_chain c where c.chain < heads.chain
           order by c.chain desc, c.seq desc limit 1) as below)
-    select chain, seq::float8 as seq, hash from heads
-    where not exists (select from audit_checkpoints k where k.chain = heads.chain and k.seq >= heads.seq)`.execute(
+    select heads.chain, heads.seq::float8 as seq, heads.hash, k.jws
+    from heads left join audit_checkpoints k on k.chain = heads.chain and k.seq = heads.seq`.execute(executor)
+  return rows
+}
+
+/** What is noted of checkpoints that were written to the sink, a page in the order of the primary key. */
+export async function listCheckpointRows(
+  executor: Executor,
+  after: Pick<NotedCheckpoint, 'chain' | 'seq'> | undefined,
+  most: number,
+): Promise<NotedCheckpoint[]> {
+  const later = after === undefined ? sql`` : sql`where (chain, seq) > (${after.chain}, ${after.seq}::bigint)`
+  const { rows } = await sql<NotedCheckpoint>`
+    select chain, seq::text as seq, jws from audit_checkpoints ${later} order by chain, audit_checkpoints.seq limit ${most}`.execute(
     executor,
   )
   return rows
 }
 
-/** The last checkpoint of each chain that was written to the sink. By the primary key. */
-export async function listLastCheckpoints(executor: Executor): Promise<Array<Pick<Head, 'chain' | 'seq'>>> {
-  const { rows } = await sql<Pick<Head, 'chain' | 'seq'>>`
-    select chain, max(seq)::float8 as seq from audit_checkpoints group by chain order by chain`.execute(executor)
+/** What is noted of a chain from an entry on, the last ones. Primary key. */
+export async function listCheckpointsFrom(executor: Executor, chain: string, from: number): Promise<NotedCheckpoint[]> {
+  const { rows } = await sql<NotedCheckpoint>`
+    select chain, seq::text as seq, jws from audit_checkpoints where chain = ${chain} and seq >= ${from}
+    order by audit_checkpoints.seq desc limit 100`.execute(executor)
   return rows
-}
-
-/** Signed heads from an entry on, the last ones. Primary key. */
-export async function listCheckpointsFrom(executor: Executor, chain: string, from: number): Promise<string[]> {
-  const { rows } = await sql<{ jws: string }>`
-    select jws from audit_checkpoints where chain = ${chain} and seq >= ${from} order by seq desc limit 100`.execute(
-    executor,
-  )
-  return rows.map(({ jws }) => jws)
 }
 
 /** Another process may have been first. */
@@ -131,7 +166,7 @@ export interface SealedRow extends ChainEntry {
   event_id: string
   /** Null where there is no such event. */
   record: AuditRecord | null
-  /** A number in its detail is none that JSON holds exactly: what is read here is not what stands there. */
+  /** What is read here is not what stands there: a number in its detail is none that JSON holds exactly, or its time is of another era. */
   is_inexact: boolean
 }
 
@@ -142,7 +177,7 @@ const INEXACT = sql`jsonb_path_exists(e.detail, '$.** ? (@.type() == "number") ?
 export async function listSealed(executor: Executor, chain: string, after: number, most: number): Promise<SealedRow[]> {
   const { rows } = await sql<SealedRow>`
     select c.chain, c.seq::float8 as seq, c.previous, c.hash, c.event_id, case when e.id is not null then ${RECORD} end as record,
-      coalesce(${INEXACT}, false) as is_inexact
+      coalesce(${INEXACT} or not (${IS_DATED}), false) as is_inexact
     from (select * from audit_chain where chain = ${chain} and seq > ${after} order by seq limit ${most}) c
     left join audit_events e on e.id = c.event_id and e.recorded_at = c.recorded_at
     order by c.seq`.execute(executor)
@@ -162,14 +197,29 @@ export async function listChains(executor: Executor): Promise<string[]> {
   return rows.map(({ chain }) => chain)
 }
 
-/** Events that are neither in a chain nor waiting for it, in the same snapshot: nobody recorded them this way. */
-export async function listUnsealed(executor: Executor, most: number): Promise<AuditRecord[]> {
-  const { rows } = await sql<{ record: AuditRecord }>`
-    select ${RECORD} as record from audit_events e
+/** One event of a chain, where something is wrong with it. */
+export interface Stray {
+  chain: string
+  record_id: string
+}
+
+/** Of each chain the first event that is neither sealed nor waits, in the same snapshot: nobody recorded it this way. */
+export async function listUnsealed(executor: Executor): Promise<Stray[]> {
+  const { rows } = await sql<Stray>`
+    select distinct on (1) coalesce(e.organization_id, ${SYSTEM}) as chain, e.id as record_id from audit_events e
     where not exists (select from audit_chain c where c.event_id = e.id and c.recorded_at = e.recorded_at)
       and not exists (select from audit_pending p where p.event_id = e.id and p.recorded_at = e.recorded_at)
-    order by e.recorded_at limit ${most}`.execute(executor)
-  return rows.map(({ record }) => record)
+    order by 1, e.recorded_at, e.id`.execute(executor)
+  return rows
+}
+
+/** Of each chain the first that waits and can never be sealed, in the same snapshot. By the events' primary key. */
+export async function listLost(executor: Executor): Promise<Stray[]> {
+  const { rows } = await sql<Stray>`
+    select distinct on (1) ${CHAIN_OF_PENDING} as chain, p.event_id as record_id from audit_pending p
+    where not exists (${EVENT})
+    order by 1, p.recorded_at, p.event_id`.execute(executor)
+  return rows
 }
 
 export interface Waiting {
@@ -178,18 +228,21 @@ export interface Waiting {
   oldest_seconds: number
 }
 
+/** No time without an end is reckoned with: anything may stand there. */
 export async function listWaiting(executor: Executor): Promise<Waiting[]> {
   const { rows } = await sql<Waiting>`
     select coalesce(organization_id, ${SYSTEM}) as chain, count(*)::int as count,
-      extract(epoch from clock_timestamp() - min(recorded_at))::float8 as oldest_seconds
+      extract(epoch from clock_timestamp()
+        - least(greatest(min(recorded_at), '0001-01-01T00:00:00Z'), clock_timestamp()))::float8 as oldest_seconds
     from audit_pending group by 1`.execute(executor)
   return rows
 }
 
-/** By chain and place: the primary key. */
-export async function listArchives(executor: Executor): Promise<Archive[]> {
+/** What is noted of archives, of one chain or of all: what their signatures say decides. By chain and place: the primary key. */
+export async function listArchives(executor: Executor, chain: string | undefined): Promise<Archive[]> {
+  const ofChain = chain === undefined ? sql`` : sql`where chain = ${chain}`
   const { rows } = await sql<Archive>`
     select chain, from_seq::float8 as from_seq, to_seq::float8 as to_seq, file_name, jws
-    from audit_archives order by chain, from_seq`.execute(executor)
+    from audit_archives ${ofChain} order by chain, from_seq`.execute(executor)
   return rows
 }

@@ -2,9 +2,18 @@
 // signed at the time still true. Reads a database, or an exported file, a page at a time.
 
 import { type Db, reading } from '../store/database.ts'
+import { type Archived, readArchives } from './archives.ts'
 import { hashOf } from './chain.ts'
-import { type CheckpointDeps, checkpointOf, lastOf, readCheckpoints } from './checkpoints.ts'
-import { type AuditRecord, type ChainEntry, chainOf, GENESIS, isExact } from './rules.ts'
+import { addSigned, type CheckpointDeps, lastOf, openNoted, readCheckpoints } from './checkpoints.ts'
+import {
+  type Archive,
+  type AuditRecord,
+  type ChainEntry,
+  chainOf,
+  GENESIS,
+  isExact,
+  type NotedCheckpoint,
+} from './rules.ts'
 import * as store from './store.ts'
 
 const PAGE = 1_000
@@ -19,6 +28,8 @@ export type FaultKind =
   | 'record_not_sealed'
   | 'cut_off'
   | 'rewritten'
+  | 'checkpoint_forged'
+  | 'archive_forged'
 
 /** The first thing that is wrong with a chain. */
 export interface AuditFault {
@@ -83,12 +94,12 @@ export function createChainFollower(
     }
     if (seq !== next.seq) return at('entry_missing', `${chain} has no entry ${next.seq}: the next one is ${seq}.`)
     if (record === null && seq > archivedTo) return at('record_missing', `The record of entry ${seq} is gone.`)
-    if (record !== null && !isItself(entry, record))
+    if (record !== null && !isUnchanged(entry, record))
       return at('record_changed', `Entry ${seq} is not what was sealed: the record, or its entry, was changed.`)
     if (previous !== next.previous) return at('entry_changed', `Entry ${seq} does not follow the entry before it.`)
     const signed = checkpoints.get(seq)
     if (signed !== undefined && signed !== hash)
-      return at('rewritten', `Entry ${seq} is not the one that a signed checkpoint names: the chain was rewritten.`)
+      return at('rewritten', `Entry ${seq} is not the one that was signed for its place: the chain was rewritten.`)
     if (signed !== undefined) checked++
     return undefined
   }
@@ -97,6 +108,16 @@ export function createChainFollower(
     const { seq, previous, hash } = entry
     const isOfChain = entry.is_inexact !== true && isExact(record.detail) && chainOf(record) === chain
     return isOfChain && hashOf({ chain, seq, previous }, record) === hash
+  }
+
+  /** Nobody recorded what is nested too deep to be hashed. */
+  function isUnchanged(entry: Sealed, record: AuditRecord): boolean {
+    try {
+      return isItself(entry, record)
+    } catch (error) {
+      if (error instanceof RangeError) return false
+      throw error
+    }
   }
 
   return {
@@ -125,56 +146,104 @@ export async function verifyDatabase(
   onProgress: (records: number) => void,
 ): Promise<AuditReport> {
   const { db } = deps
-  const { checkpoints, notes } = await readCheckpoints(deps)
+  const { checkpoints, notes, forged } = await readCheckpoints(deps)
   const waiting = new Map((await reading(store.listWaiting(db))).map((row) => [row.chain, row]))
   const late = [...waiting.values()].filter(({ oldest_seconds }) => oldest_seconds > LATE_SECONDS)
   for (const { chain, count, oldest_seconds } of late)
     notes.push(
       `${count} records of ${chain} wait to be sealed, the oldest for ${Math.round(oldest_seconds)} s: is a server running?`,
     )
-  const archives = await readArchives(deps, notes)
+  const archives = await readArchives(deps)
+  for (const [chain, { to }] of archives.archived)
+    notes.push(`Entries of ${chain} up to ${to} are in archives: verify their files.`)
   const chains: ChainReport[] = []
   let records = 0
   for (const chain of new Set([...(await reading(store.listChains(db))), ...checkpoints.keys()])) {
-    const archived = archives.get(chain)
-    const signed = new Map([...(checkpoints.get(chain) ?? []), ...(archived?.hashes ?? [])])
-    const follower = createChainFollower(chain, signed, undefined, archived?.to)
     const before = records
-    await followChain(db, chain, follower, 0, (read) => {
+    const known = { checkpoints: checkpoints.get(chain) ?? new Map(), archived: archives.archived.get(chain) }
+    const report = await verifyChain(deps, chain, known, (read) => {
       records = before + read
       onProgress(records)
     })
-    chains.push(follower.report(waiting.get(chain)?.count ?? 0))
+    chains.push({ ...report, waiting: waiting.get(chain)?.count ?? 0 })
   }
-  for (const record of await reading(store.listUnsealed(db, PAGE))) {
-    const report = reportOf(chains, chainOf(record))
-    report.fault ??= {
-      kind: 'record_not_sealed',
-      chain: report.chain,
-      record_id: record.id,
-      says: `Record ${record.id} is in no chain, and does not wait for one: it was put there, or its entry was taken away.`,
-    }
-  }
+  const besides = [...(await straysOf(db)), ...forged.map(forgedCheckpoint), ...archives.forged.map(forgedArchive)]
+  for (const fault of besides) reportOf(chains, fault.chain).fault ??= fault
   return { ok: chains.every(({ fault }) => fault === null), records, chains, notes }
 }
 
-/** Reads a chain, a page at a time, until its end or its first fault. @param onProgress hears how much was read */
+/** What is wrong with records that are in no chain. */
+async function straysOf(db: Db): Promise<AuditFault[]> {
+  const lost = (await reading(store.listLost(db))).map((stray): AuditFault => {
+    return {
+      ...stray,
+      kind: 'record_missing',
+      says: `Record ${stray.record_id} waits to be sealed, and is not there as it was recorded.`,
+    }
+  })
+  const unsealed = (await reading(store.listUnsealed(db))).map((stray): AuditFault => {
+    const says = `Record ${stray.record_id} is in no chain, and does not wait for one: it was put there, or its entry was taken away.`
+    return { ...stray, kind: 'record_not_sealed', says }
+  })
+  return [...lost, ...unsealed]
+}
+
+function forgedCheckpoint({ chain, seq }: NotedCheckpoint): AuditFault {
+  const says = `What the database holds as the checkpoint of entry ${seq} of ${chain} is signed for another place, or with no key that is known here.`
+  return { kind: 'checkpoint_forged', chain, seq: Number(seq), says }
+}
+
+function forgedArchive({ chain, from_seq, to_seq, file_name }: Archive): AuditFault {
+  const says = `What the database holds as the archive ${file_name} of entries ${from_seq} to ${to_seq} of ${chain} is signed as another, with no key that is known here, or follows none.`
+  return { kind: 'archive_forged', chain, seq: from_seq, says }
+}
+
+/** What a chain is judged by. */
+interface Known {
+  checkpoints: ReadonlyMap<number, string>
+  archived: Archived | undefined
+  /** Where to begin, if not with the first entry. */
+  from?: { seq: number; previous: string }
+}
+
+/** Follows a chain to its end or its first fault. @param onProgress hears how much was read */
+async function verifyChain(
+  deps: Pick<CheckpointDeps, 'db' | 'signer'>,
+  chain: string,
+  known: Known,
+  onProgress: (read: number) => void = () => {},
+): Promise<ChainReport> {
+  const report = await followChain(deps.db, chain, known, onProgress)
+  if (report.fault?.kind !== 'record_missing') return report
+  // A month may have been archived and dropped since the archives were read.
+  const archived = (await readArchives(deps, chain)).archived.get(chain)
+  if (archived === undefined || archived.to <= (known.archived?.to ?? 0)) return report
+  return followChain(deps.db, chain, { ...known, archived }, onProgress)
+}
+
+/** A page at a time. */
 async function followChain(
   db: Db,
   chain: string,
-  follower: ChainFollower,
-  after: number,
-  onProgress: (read: number) => void = () => {},
-): Promise<void> {
+  { checkpoints, archived, from }: Known,
+  onProgress: (read: number) => void,
+): Promise<ChainReport> {
+  const follower = createChainFollower(chain, withArchives(checkpoints, archived), from, archived?.to)
   let read = 0
-  for (let last = after; ; ) {
+  for (let last = (from?.seq ?? 1) - 1; ; ) {
     const page = await reading(store.listSealed(db, chain, last, PAGE))
     const fault = page.map((entry) => follower.follow(entry)).find((found) => found !== undefined)
     read += page.length
     onProgress(read)
     last = page.at(-1)?.seq ?? last
-    if (fault !== undefined || page.length < PAGE) return
+    if (fault !== undefined || page.length < PAGE) return follower.report(0)
   }
+}
+
+function withArchives(checkpoints: ReadonlyMap<number, string>, archived: Archived | undefined): Map<number, string> {
+  const signed = new Map(checkpoints)
+  for (const [seq, hash] of archived?.hashes ?? []) addSigned(signed, seq, hash)
+  return signed
 }
 
 /**
@@ -191,49 +260,18 @@ export async function verifyRecent(
   const from = Math.max(1, (head?.seq ?? 0) - most + 1)
   const [before] = from === 1 ? [] : await reading(store.listSealed(db, chain, from - 2, 1))
   const checkpoints = new Map<number, string>()
-  for (const jws of await reading(store.listCheckpointsFrom(db, chain, from))) {
-    const found = checkpointOf(await signer.open(jws))
-    if (found?.chain === chain) checkpoints.set(found.seq, found.hash)
+  const faults: AuditFault[] = []
+  for (const row of await reading(store.listCheckpointsFrom(db, chain, from))) {
+    const found = await openNoted(signer, row)
+    if (found === undefined) faults.push(forgedCheckpoint(row))
+    else checkpoints.set(found.seq, found.hash)
   }
-  const archived = (await readArchives(deps, [])).get(chain)
+  const archives = await readArchives(deps, chain)
+  faults.push(...archives.forged.map(forgedArchive))
   const begin = { seq: from, previous: before?.hash ?? GENESIS }
-  const follower = createChainFollower(chain, checkpoints, begin, archived?.to)
-  await followChain(db, chain, follower, from - 1)
-  return { ...follower.report(0), from }
-}
-
-interface Archived {
-  to: number
-  /** Last hashes of archives, by seq: signed as well. */
-  hashes: Map<number, string>
-}
-
-/** Archives that follow each other from the first entry on, and are signed: what they hold may be gone from here. */
-async function readArchives(
-  { db, signer }: Pick<CheckpointDeps, 'db' | 'signer'>,
-  notes: string[],
-): Promise<Map<string, Archived>> {
-  const found = new Map<string, Archived>()
-  for (const { chain, from_seq, jws } of await reading(store.listArchives(db))) {
-    const payload = await signer.openDocument('latchkey-archive', jws)
-    const said = (payload as { archive?: SignedArchive } | undefined)?.archive // ours, by its signature
-    const known = found.get(chain) ?? { to: 0, hashes: new Map() }
-    if (said?.chain !== chain || said.from_seq !== from_seq || from_seq !== known.to + 1) {
-      notes.push(`An archive of ${chain} from entry ${from_seq} on is not signed, or follows none: it does not count.`)
-      continue
-    }
-    found.set(chain, { to: said.to_seq, hashes: known.hashes.set(said.to_seq, said.hash) })
-  }
-  for (const [chain, { to }] of found)
-    notes.push(`Entries of ${chain} up to ${to} are in archives: verify their files.`)
-  return found
-}
-
-interface SignedArchive {
-  chain: string
-  from_seq: number
-  to_seq: number
-  hash: string
+  const known = { checkpoints, archived: archives.archived.get(chain), from: begin }
+  const report = await verifyChain(deps, chain, known)
+  return { ...report, fault: report.fault ?? faults[0] ?? null, from }
 }
 
 function reportOf(chains: ChainReport[], chain: string): ChainReport {

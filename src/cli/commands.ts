@@ -13,7 +13,9 @@ import { Secret } from '../crypto/secret.ts'
 import { presentErasure } from '../erasure/schemas.ts'
 import { eraseAccount, previewErasure } from '../erasure/service.ts'
 import { AppError } from '../errors.ts'
+import { recordedTime } from '../evidence/schemas.ts'
 import { exportTo } from '../evidence/service.ts'
+import { readKeysStatus, rewrapAll, rotateData } from '../key-rotation/service.ts'
 import { nameText } from '../organizations/schemas.ts'
 import {
   addMember,
@@ -45,8 +47,8 @@ const secret = z.string().transform((text) => new Secret(text))
 const exportFilter = {
   trace_id: z.string().optional(),
   workspace_id: z.string().optional(),
-  since: z.iso.datetime({ offset: true }).optional(),
-  until: z.iso.datetime({ offset: true }).optional(),
+  since: recordedTime.optional(),
+  until: recordedTime.optional(),
 }
 
 interface By {
@@ -109,12 +111,22 @@ export const COMMANDS = {
   }),
   'audit archive': command({
     input: z.strictObject({ before: z.iso.date(), to: z.string() }),
-    run: (services, input, { actor, request }) =>
-      archiveBefore(services, { before: monthOf(input.before), directory: input.to, actor, request }),
+    run: (services, input, by) =>
+      archiveBefore(services, { before: monthOf(input.before), directory: input.to, ...by }),
   }),
   'audit keys': command({
     input: z.strictObject({}),
     run: async ({ signer }) => ({ keys: signer.publicKeys() }),
+  }),
+  'keys status': command({ input: z.strictObject({}), run: (services) => readKeysStatus(services) }),
+  'keys rewrap': command({
+    input: z.strictObject({}),
+    run: (services, _input, { request, onProgress }) => rewrapAll(services, { request, onProgress }),
+  }),
+  'keys rotate-data': command({
+    input: z.strictObject({ organization: z.string().optional(), unfinished_only: z.boolean() }),
+    run: (services, { organization, unfinished_only: unfinishedOnly }, { request, onProgress }) =>
+      rotateData(services, { organization, unfinishedOnly, request, onProgress }),
   }),
   'restore-check': command({
     input: z.strictObject({ dry_run: z.boolean(), accept_sink: z.boolean() }),
@@ -141,13 +153,19 @@ export const COMMANDS = {
     }),
     async run({ db }, input, { request }) {
       const opened = []
+      const refused: string[] = []
       for (const workspaceId of await workspacesOf(db, input)) {
         const { reason, due_in_days: dueInDays } = input
         const asked = { workspaceId, reason, dueInDays, authority: { kind: 'operator' } as const, request }
-        const { items: _each, ...review } = presentReviewDetail(await openReview(db, asked))
-        opened.push(review)
+        try {
+          opened.push(presentReview(await openReview(db, asked)))
+        } catch (error) {
+          if (!(error instanceof AppError) || input.organization === undefined) throw error
+          refused.push(`${workspaceId}: ${error.detail}`) // the others are opened
+        }
       }
-      return opened
+      if (refused.length === 0) return opened
+      throw new AppError('conflict', { detail: `Open in ${opened.length}, and not in ${refused.join(' ')}` })
     },
   }),
   'review list': command({
@@ -332,10 +350,9 @@ export const COMMANDS = {
   }),
 }
 
-/** @throws {AppError} `invalid_request` for a day that is not the first of its month, or lies ahead */
+/** @throws {AppError} `invalid_request` for a day that is not the first of its month */
 function monthOf(day: string): Date {
-  const time = new Date(`${day}T00:00:00Z`)
-  if (day.endsWith('-01') && time <= new Date()) return time
+  if (day.endsWith('-01')) return new Date(`${day}T00:00:00Z`)
   throw new AppError('invalid_request', { detail: 'Give the first day of a month that has begun, such as 2026-05-01.' })
 }
 

@@ -5,12 +5,15 @@ import type { Context } from 'koa'
 import { type ConnectionView, listConnections } from '../connections/service.ts'
 import { AppError } from '../errors.ts'
 import { namesOf } from '../members/service.ts'
+import { listProviders } from '../providers/service.ts'
 import type { Db } from '../store/database.ts'
 import { listTokens, type TokenView } from '../workspace-tokens/service.ts'
 import { type AccessFilter, isFiltering, type Kind, queryOf, readFilter, type Sought, seeker } from './access-filter.ts'
 import * as connectionViews from './connection-views.ts'
 import { type Frame, leadToSignIn } from './frame.ts'
+import { namesOfMakers } from './names.ts'
 import { noticeOf } from './people.ts'
+import { providerRow } from './provider-views.ts'
 import { attentionOf } from './review-pages.ts'
 import { type PlaceKind, placeView, type TokenPlace, tokenAt } from './token-places.ts'
 import * as tokenViews from './token-views.ts'
@@ -55,10 +58,19 @@ async function showList(deps: AccessListDeps, ctx: Context, place: TokenPlace): 
     filter: place.isWorkspace ? { ...filter, isOn: isFiltering(filter), action: place.listHref } : undefined,
     connections,
     tokens,
+    providers: await providersOf(looking),
     revoked: await revokedLabel(looking),
     notice: noticeOf(ctx, connectionViews.NOTICES),
     attention: await attentionFor(looking, rows),
   })
+}
+
+/** The ways out of a workspace, beside the ways in; nothing of them is looked for. */
+async function providersOf({ db, place, filter }: Looking) {
+  const { workspaceId } = place.place
+  if (workspaceId === null || isFiltering(filter)) return undefined
+  const base = `/workspaces/${workspaceId}/providers`
+  return { href: base, rows: (await listProviders(db, workspaceId)).map((connection) => providerRow(connection, base)) }
 }
 
 /** What admins of a workspace are told of, and does not stand among these rows. */
@@ -113,7 +125,7 @@ function tokensOf(looking: Looking): Promise<Part> {
 
 async function soughtTokens(looking: Looking): Promise<Part> {
   const views = await listAll(looking)
-  const names = await namesOfMakers(looking, views)
+  const names = await makersOf(looking, views)
   const isSought = seeker(looking.filter)
   const sought = views.filter((view) => isSought(soughtToken(view, names)))
   return numbered(looking, 'tokens', sought, (view) => tokenViews.rowOf(view, names, looking.place))
@@ -123,7 +135,7 @@ async function pageOfTokens(looking: Looking): Promise<Part> {
   const { db, ctx, place } = looking
   const after = ctx.URL.searchParams.get('after') ?? undefined
   const views = await listTokens(db, place.place, { withClosed: 'still_tried', limit: PAGE + 1, after })
-  const names = await namesOfMakers(looking, views)
+  const names = await makersOf(looking, views)
   const shown = views.slice(0, PAGE)
   const isFirst = after === undefined
   const isLast = views.length <= PAGE
@@ -136,9 +148,9 @@ async function pageOfTokens(looking: Looking): Promise<Part> {
   }
 }
 
-function namesOfMakers({ db, place }: Looking, views: readonly TokenView[]): Promise<tokenViews.Names> {
+function makersOf({ db, place }: Looking, views: readonly TokenView[]): Promise<tokenViews.Names> {
   const makers = views.map(({ line }) => line.createdBy)
-  return namesOf(db, place.place.organizationId, makers)
+  return namesOfMakers(db, place.place.organizationId, makers)
 }
 
 const AT_ONCE = 1_000

@@ -267,6 +267,8 @@ const SAMPLE_IDS: Record<string, string> = {
   review_id: 'rev_01kw8m5hk7p9q1r3s5t7v9w1xz',
   item_id: 'rvi_01kw8m5hm8q0r2s4t6v8w0x2yz',
   record_id: 'aud_01kw8m5hn9r1s3t5v7w9x1y3za',
+  reservation_id: 'res_01kw8m5hp0s2t4v6w8x0y2z4ab',
+  provider_id: 'prv_01kw8m5hq1t3v5w7x9y1z3a5bc',
   trace_id: 'access-2026-04-05-009',
   version: 'v2',
 }

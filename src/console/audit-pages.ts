@@ -106,7 +106,7 @@ async function showLog(deps: AuditPagesDeps, ctx: Context, place: Place, checked
   const query = readAuditQuery(checked === undefined ? ctx.URL.searchParams : new URLSearchParams())
   const [found, state, choices] = await Promise.all([
     recordsOf(db, place, query),
-    getChainState(db, place.scope.chain),
+    getChainState(deps, place.scope.chain),
     choicesOf(db, place, query.given),
   ])
   const shown = found.slice(0, PAGE)

@@ -276,6 +276,65 @@ function withPermissions({ list }: Told): Sentence {
   return permissions.length === 0 ? [] : [', with ', ...codes(permissions)]
 }
 
+const PROVIDERS: Record<string, string> = { anthropic: 'Anthropic', openai: 'OpenAI' }
+const providerOf = ({ text }: Told) => wordOf(PROVIDERS, text('provider_type')) ?? 'a provider'
+
+const CHECKS: Record<string, string> = {
+  refused: 'it does not take the key',
+  redirected: 'its address leads elsewhere',
+  unexpected_answer: 'what answers there is something else',
+  address_refused: 'its address is one that is not called',
+  unreadable: 'the stored key cannot be read any more',
+  timeout: 'it did not answer in time',
+  unreachable: 'it could not be reached',
+  busy: 'it was busy',
+}
+const checkOf = ({ text }: Told) => wordOf(CHECKS, text('reason')) ?? 'the check said no'
+
+const OF_PROVIDERS: Record<string, [Tone, Tell]> = {
+  'provider.created': ['good', (of) => say`${of.actor} connected ${of.workspace} to ${providerOf(of)}.`],
+  'provider.credentials_replaced': ['', (of) => say`${of.actor} replaced the key for ${providerOf(of)}.`],
+  'provider.verified': ['good', (of) => say`${providerOf(of)} takes the key of ${of.workspace}.`],
+  'provider.verification_failed': ['bad', (of) => say`The connection to ${providerOf(of)} failed: ${checkOf(of)}.`],
+  'provider.verification_inconclusive': [
+    '',
+    (of) => say`A check of the connection to ${providerOf(of)} told nothing: ${checkOf(of)}.`,
+  ],
+  'provider.deleted': ['bad', (of) => say`${of.actor} deleted the connection to ${providerOf(of)}.`],
+  'data_key.rotated': ['', (of) => say`${of.actor} replaced the key that provider keys are encrypted with.`],
+}
+
+const OF_BUDGETS: Record<string, [Tone, Tell]> = {
+  'budget.changed': ['', (of) => say`${of.actor} set the monthly cap of ${of.workspace}${capOf(of)}.`],
+  'budget.removed': ['', (of) => say`${of.actor} removed the monthly cap of ${of.workspace}.`],
+  'budget.admission_refused': [
+    'bad',
+    (of) =>
+      say`${of.credential} asked for ${amountIn(of, 'asked')} with ${amountIn(of, 'left')} left of the hard cap, and was refused.`,
+  ],
+  'budget.overrun': [
+    'bad',
+    (of) =>
+      say`${of.credential} spent ${amountIn(of, 'asked')}, more than was held for it or than the hard cap leaves.`,
+  ],
+  'budget.soft_cap_passed': ['bad', (of) => say`${of.workspace} passed its soft cap of ${amountIn(of, 'cap')}.`],
+  'organization.currency_changed': [
+    '',
+    (of) => say`${of.actor} set the currency to ${of.text('currency') || 'another one'}.`,
+  ],
+}
+
+const amountIn = ({ text }: Told, name: string) => text(name) || 'an amount'
+
+function capOf({ record: { detail } }: Told): string {
+  const { after } = detail
+  const of = (name: string): string => {
+    const value: unknown = typeof after === 'object' && after !== null ? Reflect.get(after, name) : undefined
+    return typeof value === 'string' ? value : ''
+  }
+  return of('cap') === '' ? '' : `: ${of('cap')}, ${of('mode')}`
+}
+
 const OF_CONNECTIONS: Record<string, [Tone, Tell]> = {
   'connection.approved': ['good', (of) => say`${of.actor} connected ${of.app}${withScopes(of)}.`],
   'connection.approved_again': ['good', (of) => say`${of.actor} approved ${of.app} again${withScopes(of)}.`],
@@ -399,10 +458,15 @@ const OF_PLACES: Record<string, [Tone, Tell]> = {
     (of) =>
       say`${of.actor} archived records ${of.number('from').toLocaleString('en')} to ${of.number('to').toLocaleString('en')}.`,
   ],
+  'audit.month_dropped': [
+    '',
+    (of) => say`${of.actor} took ${of.text('month') || 'a month'} out of the database: its records are in archives.`,
+  ],
   'chain.restored': [
     'bad',
     (of) => say`${of.actor} brought a restored database up to date. What had ended has ended again.`,
   ],
+  'master_key.rewrapped': ['', (of) => say`${of.actor} had everything sealed again under the newest master key.`],
   'sink.accepted': ['', (of) => say`${of.actor} accepted a database with another history than its sink.`],
 }
 
@@ -420,7 +484,14 @@ function outcomesOf({ number }: Told): string {
   return said.join(', ') || 'there was nothing to decide'
 }
 
-const EVENTS: Record<string, [Tone, Tell]> = { ...OF_TOKENS, ...OF_CONNECTIONS, ...OF_PEOPLE, ...OF_PLACES }
+const EVENTS: Record<string, [Tone, Tell]> = {
+  ...OF_TOKENS,
+  ...OF_BUDGETS,
+  ...OF_PROVIDERS,
+  ...OF_CONNECTIONS,
+  ...OF_PEOPLE,
+  ...OF_PLACES,
+}
 
 /** Every event that has a sentence of its own. */
 export const KNOWN_EVENTS: readonly string[] = Object.keys(EVENTS)

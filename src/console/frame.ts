@@ -156,12 +156,15 @@ type Tab = readonly [path: string, text: string, least: WorkspaceRole]
 const WORKSPACE_TABS = [
   ['access', 'Access', 'member'],
   ['members', 'Members', 'viewer'],
+  ['providers', 'Providers', 'member'],
+  ['usage', 'Usage', 'member'],
   ['audit', 'Audit', 'admin'],
   ['settings', 'Settings', 'viewer'],
 ] as const satisfies readonly Tab[]
 
 const ORGANIZATION_TABS = [
   ['', 'Overview', 'member'],
+  ['usage', 'Usage', 'admin'],
   ['people', 'People', 'member'],
   ['keys', 'Keys', 'admin'],
   ['audit', 'Audit', 'admin'],

@@ -19,9 +19,11 @@ import { listOrganizationsOf, listReachableWorkspaces, openWorkspace } from '../
 import { standingOf, summarize } from '../overview/service.ts'
 import type { ResourceServers } from '../resource-servers/service.ts'
 import type { RevocationList } from '../revocation/service.ts'
+import { getThisMonth, type MonthSpending } from '../spending/service.ts'
 import type { Db } from '../store/database.ts'
 import type { OrganizationRole } from '../store/tables.ts'
 import { type Frame, leadToSignIn, type OrganizationVisit, placeOfOrganization } from './frame.ts'
+import { monthWord, roundedText, usedOf } from './money.ts'
 import {
   attempt,
   detailsOf,
@@ -105,12 +107,17 @@ async function showOverview(deps: OrganizationPagesDeps, ctx: Context): Promise<
     deps.db,
     reached.filter(({ organizationId }) => organizationId === visit.organization.id),
   )
+  // What is spent is for members: of the other workspaces nothing is read.
+  const told = workspaces.filter(({ role }) => isAtLeast(role, 'member')).map(({ id }) => id)
+  const spending = await getThisMonth(deps.db, visit.organization.id, told)
   const isAdmin = isAtLeast(visit.role, 'admin')
   deps.frame.send(ctx, session, 'organization', placeOfOrganization(visit, ''), {
     name: visit.organization.name,
     notice: noticeOf(ctx, OVERVIEW_NOTICES),
     isAdmin,
     newHref: `${baseOf(visit)}/workspaces/new`,
+    peopleHref: `${baseOf(visit)}/people`,
+    month: monthWord(spending.month),
     lede: ledeOf(workspaces, isAdmin),
     workspaces: workspaces.map((workspace) => ({
       ...workspace,
@@ -118,8 +125,20 @@ async function showOverview(deps: OrganizationPagesDeps, ctx: Context): Promise<
       owners: listed(workspace.owners),
       ownersLabel: workspace.owners.length === 1 ? 'Owner' : 'Owners',
       role: ROLE_NAMES[workspace.role],
+      spent: spentView(spending.of.get(workspace.id), spending.currency),
     })),
   })
+}
+
+/** Undefined for who is not told. */
+function spentView(spending: MonthSpending | undefined, currency: string) {
+  if (spending === undefined) return undefined
+  const { settledMicros, budget } = spending
+  return {
+    amount: roundedText(settledMicros),
+    of: budget === undefined ? `${currency}, no cap` : `of ${roundedText(budget.capMicros)} ${currency}`,
+    used: budget && usedOf(budget, settledMicros),
+  }
 }
 
 function ledeOf(workspaces: ReadonlyArray<{ tokens: number; connections: number }>, isAdmin: boolean): string {

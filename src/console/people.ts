@@ -102,6 +102,7 @@ function effectOf(preview: Preview | undefined): Pick<RoleChoice, 'effect' | 'en
   const all = preview.connections.length
   const [ending, narrowing] = (['ends', 'narrows'] as const).map((kind) => countOf(preview, kind))
   const rotating = preview.rotates.length
+  const cancelled = preview.cancels.length
   const sentences = [
     ending ? `Ends ${ending === all ? connections(all) : `${ending} of ${connections(all)}`} at once.` : '',
     narrowing
@@ -109,9 +110,15 @@ function effectOf(preview: Preview | undefined): Pick<RoleChoice, 'effect' | 'en
       : '',
     all > 0 && !ending && !narrowing ? `Keeps ${connections(all)}, with tokens that say the new role.` : '',
     rotating > 0 ? `${counted(rotating, 'token')} that they made must be rotated.` : '',
+    cancelled > 0 ? `Ends ${counted(cancelled, 'invitation')} that they sent.` : '',
+    reviewText(preview) ?? '',
   ]
-  return { effect: sentences.filter(Boolean).join(' ') || undefined, ends: Boolean(ending || narrowing || rotating) }
+  const ends = Boolean(ending || narrowing || rotating || cancelled)
+  return { effect: sentences.filter(Boolean).join(' ') || undefined, ends }
 }
+
+const reviewText = ({ reviewedIn }: Preview): string | undefined =>
+  reviewedIn.length > 0 ? 'Where apps or tokens are left, an access review opens.' : undefined
 
 const countOf = ({ connections: all }: Preview, kind: Preview['connections'][number]['outcome']['kind']): number =>
   all.filter(({ outcome }) => outcome.kind === kind).length
@@ -181,6 +188,7 @@ export function removalFacts(preview: Preview) {
       rotating === 0 || until === undefined
         ? 'They have made no tokens that work.'
         : `${counted(rotating, 'token')} that they made, which must be rotated by ${dayOf(until)}: they may know the value.`,
+    reviewText: reviewText(preview),
     problem: preview.lastOwnerOf.length > 0 ? lastOwnerDetail(preview.lastOwnerOf) : undefined,
   }
 }

@@ -6,25 +6,27 @@ import { AppError } from '../errors.ts'
 import { namesOfSubjects } from '../evidence/service.ts'
 import { field, formBody } from '../http/forms.ts'
 import { isConnectionId, isKeyId } from '../ids.ts'
-import { namesOf } from '../members/service.ts'
 import { nameText } from '../organizations/schemas.ts'
 import { listNotices } from '../reminders/service.ts'
-import type { ReviewItem } from '../reviews/rules.ts'
+import type { Review, ReviewItem } from '../reviews/rules.ts'
 import {
   closeDecided,
   decideItem,
+  getItem,
   getReport,
   getReview,
   listReviews,
   openReview,
   type ReviewsDeps,
   type ReviewView,
+  tallyReview,
 } from '../reviews/service.ts'
 import { type Db, reading, readTime } from '../store/database.ts'
 import { type Caller, listConnectionCallers, listTokenCallers } from '../uses/store.ts'
 import { type Frame, leadToSignIn, placeOfWorkspace, type WorkspaceVisit } from './frame.ts'
+import { namesOfMakers } from './names.ts'
 import { attempt, done, noticeOf, oneOf } from './people.ts'
-import { type NoticeLine, nameOf, noticeLine, reviewRow, reviewView } from './review-views.ts'
+import { itemRow, type NoticeLine, nameOf, noticeLine, reviewRow, reviewView } from './review-views.ts'
 import { callerRows } from './token-evidence.ts'
 import { counted } from './token-times.ts'
 import type { Names } from './token-views.ts'
@@ -34,6 +36,7 @@ export interface ReviewPagesDeps extends ReviewsDeps {
 }
 
 const PAGE = 20
+const ITEMS_PAGE = 100
 const MOST_NOTICES = 100
 
 export function createReviewPages(deps: ReviewPagesDeps): Router {
@@ -118,13 +121,23 @@ const NOTICES = {
 
 async function sendReview(deps: ReviewPagesDeps, ctx: Context, visit: WorkspaceVisit, error?: string): Promise<void> {
   const { db } = deps
-  const view = await getReview(db, visit.workspace.id, idIn(ctx, 'review_id'))
-  const [names, now] = await Promise.all([namesIn(db, visit, view), reading(readTime(db))])
+  const after = pageIn(ctx)
+  const id = idIn(ctx, 'review_id')
+  const found = await getReview(db, visit.workspace.id, id, { after, limit: ITEMS_PAGE + 1 })
+  const view = { ...found, items: found.items.slice(0, ITEMS_PAGE) }
+  const [names, now, tally] = await Promise.all([
+    namesIn(db, visit, view.review, view.items),
+    reading(readTime(db)),
+    tallyReview(db, view.review),
+  ])
   const href = `${reviewsOf(visit)}/${view.review.id}`
   deps.frame.send(ctx, visit.session, 'review', placeOfWorkspace(visit, 'access'), {
-    ...reviewView(view, names, { base: placeOf(visit), now }),
+    ...reviewView(view, tally, names, { base: placeOf(visit), now }),
     workspace: visit.workspace.name,
     action: href,
+    page: queryOf({ after }),
+    first: after === undefined ? undefined : href,
+    next: found.items.length > ITEMS_PAGE ? `${href}${queryOf({ after: view.items.at(-1)?.id })}` : undefined,
     policyHref: `${placeOf(visit)}/settings/policy`,
     notice: noticeOf(ctx, NOTICES),
     error,
@@ -132,10 +145,27 @@ async function sendReview(deps: ReviewPagesDeps, ctx: Context, visit: WorkspaceV
   })
 }
 
-function namesIn(db: Db, visit: WorkspaceVisit, { review, items }: ReviewView): Promise<Names> {
+/** Of the items of a review: the one before the first that is shown. */
+function pageIn(ctx: Context): string | undefined {
+  const given = ctx.URL.searchParams.get('after') ?? ''
+  return /^rvi_[0-9a-z]{1,60}$/.test(given) ? given : undefined
+}
+
+function queryOf(values: Record<string, string | undefined>): string {
+  const given = Object.entries(values).filter((entry): entry is [string, string] => entry[1] !== undefined)
+  return given.length === 0 ? '' : `?${new URLSearchParams(given).toString()}`
+}
+
+/** The page of the review that somebody came from. */
+function backTo(ctx: Context, visit: WorkspaceVisit, what?: keyof typeof NOTICES): void {
+  ctx.status = 303
+  ctx.redirect(`${reviewOf(ctx, visit)}${queryOf({ after: pageIn(ctx), done: what })}`)
+}
+
+function namesIn(db: Db, visit: WorkspaceVisit, review: Review, items: readonly ReviewItem[]): Promise<Names> {
   const owners = items.map(({ snapshot }) => (typeof snapshot.user_id === 'string' ? snapshot.user_id : null))
   const deciders = items.map(({ decidedBy }) => decidedBy)
-  return namesOf(db, visit.organization.id, [review.openedBy, review.closedBy, ...owners, ...deciders])
+  return namesOfMakers(db, visit.organization.id, [review.openedBy, review.closedBy, ...owners, ...deciders])
 }
 
 async function postDecision(deps: ReviewPagesDeps, ctx: Context): Promise<void> {
@@ -145,7 +175,7 @@ async function postDecision(deps: ReviewPagesDeps, ctx: Context): Promise<void> 
     decision = oneOf(['keep', 'changed'] as const, field(ctx, 'decision'), 'Choose what is to happen.')
     await decideItem(deps, { ...askedOf(deps, ctx, visit), decision, note: null })
   })
-  if (refused === undefined) return done(ctx, reviewOf(ctx, visit), decision)
+  if (refused === undefined) return backTo(ctx, visit, decision)
   await sendReview(deps, ctx, visit, refused.detail)
 }
 
@@ -186,16 +216,14 @@ async function sendRevocation(
   problems: { note?: string; understood?: string; error?: string } = {},
 ): Promise<void> {
   const { db } = deps
-  const view = await getReview(db, visit.workspace.id, idIn(ctx, 'review_id'))
-  const item = itemIn(view, idIn(ctx, 'item_id'))
+  const { review, item } = await itemIn(db, ctx, visit)
   const [names, now, callers] = await Promise.all([
-    namesIn(db, visit, view),
+    namesIn(db, visit, review, [item]),
     reading(readTime(db)),
     callersOf(db, item.subjectId),
   ])
-  const { connections, tokens } = reviewView(view, names, { base: placeOf(visit), now })
-  const row = [...connections, ...tokens].find(({ id }) => id === item.id)
-  if (row?.mayRevoke !== true) return done(ctx, reviewOf(ctx, visit))
+  const row = itemRow(item, review, names, { base: placeOf(visit), now })
+  if (!row.mayRevoke) return backTo(ctx, visit)
   deps.frame.send(ctx, visit.session, 'review-revoke', placeOfWorkspace(visit, 'access'), {
     ...row,
     isToken: item.kind === 'token',
@@ -204,16 +232,17 @@ async function sendRevocation(
     note: field(ctx, 'note'),
     problems,
     error: problems.error,
-    action: `${reviewOf(ctx, visit)}/items/${item.id}/revoke`,
-    back: reviewOf(ctx, visit),
+    action: `${reviewOf(ctx, visit)}/items/${item.id}/revoke${queryOf({ after: pageIn(ctx) })}`,
+    back: `${reviewOf(ctx, visit)}${queryOf({ after: pageIn(ctx) })}`,
   })
 }
 
 /** The policy is nothing to be revoked. */
-function itemIn({ items }: ReviewView, id: string): ReviewItem {
-  const found = items.find((item) => item.id === id)
-  if (found === undefined || found.kind === 'token_policy') throw new AppError('not_found')
-  return found
+async function itemIn(db: Db, ctx: Context, visit: WorkspaceVisit): Promise<{ review: Review; item: ReviewItem }> {
+  const { review } = await getReview(db, visit.workspace.id, idIn(ctx, 'review_id'), { limit: 0 })
+  const item = await getItem(db, review, idIn(ctx, 'item_id'))
+  if (item.kind === 'token_policy') throw new AppError('not_found')
+  return { review, item }
 }
 
 async function callersOf(db: Db, id: string): Promise<Caller[]> {
@@ -223,7 +252,7 @@ async function callersOf(db: Db, id: string): Promise<Caller[]> {
 
 async function postRevocation(deps: ReviewPagesDeps, ctx: Context): Promise<void> {
   const visit = await changed(deps, ctx)
-  const item = itemIn(await getReview(deps.db, visit.workspace.id, idIn(ctx, 'review_id')), idIn(ctx, 'item_id'))
+  const { item } = await itemIn(deps.db, ctx, visit)
   const given = field(ctx, 'note').trim()
   const note = given === '' ? null : nameText.safeParse(given).data
   const isUsed = (await callersOf(deps.db, item.subjectId)).length > 0
@@ -236,7 +265,7 @@ async function postRevocation(deps: ReviewPagesDeps, ctx: Context): Promise<void
     return sendRevocation(deps, ctx, visit, problems)
   }
   const refused = await attempt(ctx, () => decideItem(deps, { ...askedOf(deps, ctx, visit), decision: 'revoke', note }))
-  if (refused === undefined) return done(ctx, reviewOf(ctx, visit), 'revoke')
+  if (refused === undefined) return backTo(ctx, visit, 'revoke')
   await sendReview(deps, ctx, visit, `${nameOf(item)}: ${refused.detail}`)
 }
 

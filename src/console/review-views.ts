@@ -1,8 +1,9 @@
 // What pages say of access reviews: how far one has come, each way in as it stood when it was opened, and what became of it.
 import { isConnectionId, isKeyId } from '../ids.ts'
-import type { Notice } from '../reminders/rules.ts'
-import { countOutcomes, countsOf, outcomeOf, type Review, type ReviewItem } from '../reviews/rules.ts'
+import { isOverdue, type Notice } from '../reminders/rules.ts'
+import { changesOf, type Outcomes, outcomeOf, type Review, type ReviewItem, type Snapshot } from '../reviews/rules.ts'
 import type { ListedReview, ReviewView } from '../reviews/service.ts'
+import type { Tally } from '../reviews/store.ts'
 import type { ReviewOutcome, ReviewReason } from '../store/tables.ts'
 import { isUnused } from '../workspace-tokens/rules.ts'
 import { cutPath } from './pages.ts'
@@ -48,6 +49,8 @@ export interface ItemRow {
   href: string | undefined
   owner: Maker | undefined
   scopes: readonly string[]
+  /** Where they are not what they were. */
+  scopesNow: readonly string[] | undefined
   environment: string
   version: string
   lastUse: Moment | undefined
@@ -61,9 +64,13 @@ export interface ItemRow {
   mayChange: boolean
 }
 
-/** One review, with all that is to be decided. @param now the database's time */
-export function reviewView({ review, items }: ReviewView, names: Names, place: { base: string; now: Date }) {
-  const counts = countsOf(items)
+/** One review, with a page of what is to be decided. @param place.now the database's time */
+export function reviewView(
+  { review, counts, items }: ReviewView,
+  tally: Tally,
+  names: Names,
+  place: { base: string; now: Date },
+) {
   const rows = (kind: ReviewItem['kind']) =>
     items.filter((item) => item.kind === kind).map((item) => itemRow(item, review, names, place))
   const policy = items.find(({ kind }) => kind === 'token_policy')
@@ -85,10 +92,10 @@ export function reviewView({ review, items }: ReviewView, names: Names, place: {
     all: counts.items.toLocaleString('en'),
     closed: review.closedAt === null ? undefined : atInstant(review.closedAt),
     closedBy: review.closedBy === null ? undefined : openerOf(review.closedBy, names),
-    outcomes: isOpen ? [] : outcomesOf(items),
-    connections: rows('connection'),
-    tokens: rows('token'),
-    policy: policy && { ...itemRow(policy, review, names, place), facts: policyFacts(policy.snapshot) },
+    outcomes: isOpen ? [] : outcomesOf(tally.outcomes),
+    connections: { rows: rows('connection'), count: tally.kinds.connection.toLocaleString('en') },
+    tokens: { rows: rows('token'), count: tally.kinds.token.toLocaleString('en') },
+    policy: policy && { ...itemRow(policy, review, names, place), facts: policyFactsOf(policy) },
   }
 }
 
@@ -96,8 +103,14 @@ function openerOf(by: string, names: Names): Maker {
   return by === 'schedule' ? { text: 'the schedule', isId: false } : makerOf(by, names)
 }
 
-function itemRow(item: ReviewItem, review: Review, names: Names, { base, now }: { base: string; now: Date }): ItemRow {
+export function itemRow(
+  item: ReviewItem,
+  review: Review,
+  names: Names,
+  { base, now }: { base: string; now: Date },
+): ItemRow {
   const { snapshot } = item
+  const changes = changesOf(item)
   const [createdAt, lastUsedAt] = [timeIn(snapshot, 'created_at'), timeIn(snapshot, 'last_used_at')]
   const owner = textIn(snapshot, 'user_id')
   const outcome = outcomeOf(item)
@@ -110,16 +123,20 @@ function itemRow(item: ReviewItem, review: Review, names: Names, { base, now }: 
     href: item.isEnded ? undefined : pageOf(item, base),
     owner: owner === '' ? undefined : makerOf(owner, names),
     scopes: scopesIn(snapshot),
+    scopesNow: changes && scopesIn({ ...snapshot, ...changes }),
     environment: environmentIn(snapshot),
     version: textIn(snapshot, 'token_version'),
     lastUse: lastUsedAt === undefined ? undefined : ago(lastUsedAt, now),
     age: createdAt === undefined ? '' : ageOf(createdAt, now),
-    notes: notesOn(snapshot, { createdAt, lastUsedAt, openedAt: review.openedAt }),
+    notes: [
+      ...(item.isWider ? ['Lets in more than what was kept'] : []),
+      ...notesOn(snapshot, { createdAt, lastUsedAt, openedAt: review.openedAt }),
+    ],
     outcome:
       outcome === undefined ? undefined : { badge: OUTCOMES[outcome], by: deciderOf(item, names), note: item.note },
-    mayKeep: mayDecide && item.decision !== 'keep',
+    mayKeep: mayDecide && (item.decision !== 'keep' || item.isWider),
     mayRevoke: mayDecide,
-    mayChange: mayDecide && item.decision !== 'changed',
+    mayChange: mayDecide && changes !== undefined && (item.decision !== 'changed' || item.isWider),
   }
 }
 
@@ -146,15 +163,12 @@ const OUTCOMES: Record<ReviewOutcome, Badge> = {
   not_attested: { kind: 'due', word: 'Not attested' },
 }
 
-function outcomesOf(items: readonly ReviewItem[]) {
-  const counts = countOutcomes(items.flatMap((item) => outcomeOf(item) ?? []))
+function outcomesOf(counts: Outcomes) {
   const kinds = Object.keys(OUTCOMES) as ReviewOutcome[] // its own keys
   return kinds.filter((kind) => counts[kind] > 0).map((kind) => ({ term: OUTCOMES[kind].word, count: counts[kind] }))
 }
 
 // --- What was kept of it when the review was opened --------------------------------------------------------------------------
-
-type Snapshot = ReviewItem['snapshot']
 
 const textIn = (snapshot: Snapshot, name: string): string => (typeof snapshot[name] === 'string' ? snapshot[name] : '')
 
@@ -193,6 +207,15 @@ function notesOn(
   ]
 }
 
+/** Each as it was, and as it is now where that is something else. */
+function policyFactsOf(policy: ReviewItem) {
+  const now = policyFacts({ ...policy.snapshot, ...changesOf(policy) })
+  return policyFacts(policy.snapshot).map((fact, index) => {
+    const text = now[index]?.text
+    return { ...fact, now: text === fact.text ? undefined : text }
+  })
+}
+
 function policyFacts(snapshot: Snapshot) {
   const days = snapshot.max_age_days
   const environments = listIn(snapshot, 'environments')
@@ -227,14 +250,15 @@ export function noticeLine(notice: Notice, labels: Names): NoticeLine {
     href: isReview ? `${base}/reviews/${subjectId}` : `${base}/tokens/${subjectId}`,
     subjectId,
     name: isReview ? 'The access review' : (labels.get(subjectId) ?? subjectId),
-    text: NOTICE_TEXTS[kind](dueAt === null ? 'soon' : dayOf(dueAt)),
+    text: NOTICE_TEXTS[kind](dueAt === null ? 'soon' : dayOf(dueAt), isOverdue(notice)),
     when: atDay(createdAt),
   }
 }
 
-const NOTICE_TEXTS: Record<Notice['kind'], (day: string) => string> = {
+const NOTICE_TEXTS: Record<Notice['kind'], (day: string, isOverdue: boolean) => string> = {
   token_expiring: (day) => `expires on ${day}: rotate it before.`,
-  rotation_required: (day) => `must be rotated by ${day}: its maker has left, or is no longer an admin.`,
+  rotation_required: (day, isOverdue) =>
+    `${isOverdue ? 'was to be' : 'must be'} rotated by ${day}${isOverdue ? ' and is overdue' : ''}: its maker has left, or is no longer an admin.`,
   token_unused: () => 'was not used for 90 days: revoke it, unless you know what it is for.',
   review_due: (day) => `ends on ${day}: what nobody attests by then is suspended.`,
 }

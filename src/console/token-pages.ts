@@ -3,7 +3,6 @@ import Router from '@koa/router'
 import type { Context } from 'koa'
 import { AppError } from '../errors.ts'
 import { field, formBody } from '../http/forms.ts'
-import { namesOf } from '../members/service.ts'
 import { reading } from '../store/database.ts'
 import { listHours, listTokenCallers } from '../uses/store.ts'
 import { currentVersion, goodVersions } from '../workspace-tokens/rules.ts'
@@ -11,6 +10,7 @@ import { stateOf, versionOf } from '../workspace-tokens/schemas.ts'
 import { cutOver, revokeToken, revokeVersion, suspendToken, type TokenView } from '../workspace-tokens/service.ts'
 import { addListRoute } from './access-list.ts'
 import { leadToSignIn } from './frame.ts'
+import { namesOfMakers } from './names.ts'
 import { cutPath } from './pages.ts'
 import { done } from './people.ts'
 import * as evidence from './token-evidence.ts'
@@ -79,7 +79,10 @@ async function showToken(
   const { line, now } = view
   const [hours, names] = await Promise.all([
     reading(listHours(deps.db, line.id)),
-    namesOf(deps.db, place.place.organizationId, [line.createdBy, ...line.versions.map(({ createdBy }) => createdBy)]),
+    namesOfMakers(deps.db, place.place.organizationId, [
+      line.createdBy,
+      ...line.versions.map(({ createdBy }) => createdBy),
+    ]),
   ])
   const good = goodVersions(line, line.versions, now)
   const current = currentVersion(line, line.versions, now)

@@ -24,7 +24,7 @@ export const ENVIRONMENT_WORDS: Record<Environment, string> = {
 }
 
 export interface Badge {
-  kind: 'active' | 'overlap' | 'retired' | 'revoked' | 'due'
+  kind: 'active' | 'overlap' | 'retired' | 'revoked' | 'due' | 'fail' | 'waiting'
   word: string
 }
 

@@ -1,6 +1,7 @@
 // Values that must never be printed. A secret in clear and what is stored of it are different types (style: secrets as types).
 import { createHash, hash, randomBytes, timingSafeEqual } from 'node:crypto'
 import { inspect } from 'node:util'
+import type { DataKeyId } from '../ids.ts'
 
 const HIDDEN = '[secret]'
 
@@ -27,6 +28,12 @@ export class Secret {
   [inspect.custom](): string {
     return HIDDEN
   }
+}
+
+/** What is stored of a secret that must be had again: encrypted, with the id of the data key that opens it. */
+export interface Sealed {
+  dataKeyId: DataKeyId
+  sealed: string
 }
 
 /** SHA-256 of a high-entropy value, base64url: what is stored of codes, tokens, session ids and client secrets. */

@@ -18,7 +18,8 @@ export function evidenceRoutes(deps: EvidenceDeps): Route[] {
   return [...listRoutes(deps), ...fileRoutes(deps)]
 }
 
-function listRoutes({ db, signer }: EvidenceDeps): Route[] {
+function listRoutes(deps: EvidenceDeps): Route[] {
+  const { db, signer } = deps
   return [
     route({
       method: 'GET',
@@ -50,7 +51,7 @@ function listRoutes({ db, signer }: EvidenceDeps): Route[] {
       answers: { 200: { description: 'The state of the chain', schema: shapes.chainStateShape } },
       async handle({ principal, query }) {
         const { chain } = await scopeOf(db, principal, query)
-        const { checkpoint_seq: seq, checkpoint_at: made_at, ...state } = await getChainState(db, chain)
+        const { checkpoint_seq: seq, checkpoint_at: made_at, ...state } = await getChainState(deps, chain)
         const checkpoint = seq === null || made_at === null ? null : { seq, made_at }
         return { status: 200, body: { chain, ...state, checkpoint } }
       },
@@ -93,7 +94,7 @@ function fileRoutes(deps: EvidenceDeps): Route[] {
       path: '/audit/evidence/:trace_id',
       operationId: 'getEvidence',
       summary: 'Everything that is recorded of one trace, as one signed file',
-      description: '`latchkey audit verify --file …` verifies it offline.',
+      description: '`latchkey audit verify --file … --keys …` verifies it offline.',
       tag: TAG,
       rule: SEE,
       params: shapes.traceParams,

@@ -77,9 +77,12 @@ export const CSV_HEADER = `${COLUMNS.join(',')}\r\n`
 
 /** RFC 4180. */
 export function csvLine({ record, seq, hash }: Pick<ChainEntry, 'seq' | 'hash'> & { record: AuditRecord }): string {
-  const cells = { ...record, seq, hash, detail: JSON.stringify(record.detail) }
+  const cells = { ...record, seq, hash, detail: withoutSeparator(JSON.stringify(record.detail)) }
   return `${COLUMNS.map((column) => csvCell(String(cells[column] ?? ''))).join(',')}\r\n`
 }
+
+/** Where a spreadsheet separates by semicolons, what follows one would be a cell of its own, and perhaps a formula. */
+const withoutSeparator = (json: string): string => json.replaceAll(';', '\\u003b')
 
 /** What a spreadsheet would take for a formula gets an apostrophe before it. */
 export function csvCell(text: string): string {

@@ -10,11 +10,24 @@ const word = (example: string) =>
     .regex(/^[\x21-\x7e]+$/, 'must be printable, without spaces')
     .optional()
     .meta({ example })
-const time = (description: string) =>
-  z.iso
-    .datetime({ offset: true, error: 'must be a time such as 2026-05-21T08:00:00Z (RFC 3339)' })
-    .optional()
-    .meta({ description, example: '2026-05-21T08:00:00Z' })
+
+/** What the database keeps of a second. */
+const FRACTION = /\.\d{1,6}/
+
+/** PostgreSQL knows fewer offsets than RFC 3339: in UTC, and from the year 1 to 9999, every time is one of its own. */
+function inUtc(text: string): string {
+  const time = new Date(text.replace(/\.\d+/, ''))
+  if (Number.isNaN(time.getTime())) return text
+  return `${time.toISOString().slice(0, -'.000Z'.length)}${FRACTION.exec(text)?.[0] ?? ''}Z`
+}
+
+/** A time to look for in the log, in the form that the database takes. */
+export const recordedTime = z.iso
+  .datetime({ offset: true, error: 'must be a time such as 2026-05-21T08:00:00Z (RFC 3339)', abort: true })
+  .overwrite(inUtc)
+  .refine((text) => /^(?!0000)\d{4}-/.test(text), 'must be in the years 1 to 9999')
+
+const time = (description: string) => recordedTime.optional().meta({ description, example: '2026-05-21T08:00:00Z' })
 
 const filter = {
   organization_id: word('org_01kw8m5h7yf2r8q0c4d9t6x1be').describe(

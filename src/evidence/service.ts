@@ -1,10 +1,11 @@
 // Reads the audit log for whoever may: pages of it, one record, the state of its chain, and files that are verified
 // elsewhere. A file is written a page at a time, whatever its size.
-import { open } from 'node:fs/promises'
-import { type FileEnd, type FileEntry, type FileHead, writeFile } from '../audit/file.ts'
+import { readArchives } from '../audit/archives.ts'
+import { type Checkpoint, openNoted } from '../audit/checkpoints.ts'
+import { type FileEnd, type FileEntry, type FileHead, saveNew, writeFile } from '../audit/file.ts'
 import { GENESIS } from '../audit/rules.ts'
 import { sealNow } from '../audit/sealer.ts'
-import { listSealed } from '../audit/store.ts'
+import { listCheckpointsFrom, listSealed } from '../audit/store.ts'
 import { AppError } from '../errors.ts'
 import type { SinkSigner } from '../sink/signing.ts'
 import { type Db, reading } from '../store/database.ts'
@@ -67,9 +68,35 @@ export async function getRecord(db: Db, scope: Scope, id: string): Promise<store
   return found
 }
 
-/** How far the chain goes, and how far it is signed and archived. */
-export function getChainState(db: Db, chain: string): Promise<store.ChainState> {
-  return reading(store.findChainState(db, chain))
+export interface ChainState extends store.ChainState {
+  checkpoint_seq: number | null
+  checkpoint_at: string | null
+  /** Entries up to this one are in archives. */
+  archived_to: number | null
+}
+
+/** How far the chain goes, and how far it is signed and archived: by the signatures alone. */
+export async function getChainState(deps: EvidenceDeps, chain: string): Promise<ChainState> {
+  const state = await reading(store.findChainState(deps.db, chain))
+  const last = await lastCheckpoint(deps, chain)
+  return {
+    ...state,
+    checkpoint_seq: last?.seq ?? null,
+    checkpoint_at: last === undefined ? null : `${last.made_at.slice(0, '2026-05-21T08:00:00'.length)}Z`,
+    archived_to: await archivedTo(deps, chain),
+  }
+}
+
+async function lastCheckpoint({ db, signer }: EvidenceDeps, chain: string): Promise<Checkpoint | undefined> {
+  for (const row of await reading(listCheckpointsFrom(db, chain, 1))) {
+    const found = await openNoted(signer, row)
+    if (found !== undefined) return found
+  }
+  return undefined
+}
+
+async function archivedTo(deps: EvidenceDeps, chain: string): Promise<number | null> {
+  return (await readArchives(deps, chain)).archived.get(chain)?.to ?? null
 }
 
 /**
@@ -90,8 +117,9 @@ export async function exportFile(
     const head: FileHead = { ...newHead(scope.chain), complete: false, filter: described, from: null }
     return writeFile(deps.signer, { head, checkpoints: [], entries: oldestFirst(deps.db, scope, filter) }, onEnd)
   }
-  const { seq, archived_to } = await getChainState(deps.db, scope.chain)
-  return chainFile(deps, { chain: scope.chain, from: (archived_to ?? 0) + 1, to: seq }, onEnd)
+  const { seq } = await reading(store.findChainState(deps.db, scope.chain))
+  const from = ((await archivedTo(deps, scope.chain)) ?? 0) + 1
+  return chainFile(deps, { chain: scope.chain, from, to: seq }, onEnd)
 }
 
 /** A whole part of a chain as a signed file. */
@@ -102,7 +130,9 @@ export async function chainFile(
 ): Promise<AsyncGenerator<string>> {
   const previous = from === 1 ? GENESIS : await hashAt(db, chain, from - 1)
   const head: FileHead = { ...newHead(chain), complete: true, filter: null, from: { seq: from, previous } }
-  const checkpoints = await reading(store.listCheckpoints(db, chain, { from, to }))
+  const checkpoints: string[] = []
+  for (const row of await reading(store.listCheckpoints(db, chain, { from, to })))
+    if ((await openNoted(signer, row)) !== undefined) checkpoints.push(row.jws)
   return writeFile(signer, { head, checkpoints, entries: wholeChain(db, chain, from, to) }, onEnd)
 }
 
@@ -164,15 +194,6 @@ export async function exportTo(
   const text = await exportFile(deps, scope, filter, (end) => {
     records = end.records
   })
-  const file = await open(path, 'wx', 0o600).catch((error: unknown) => {
-    const detail = `${path} cannot be written: it is there already, or its directory is not.`
-    throw new AppError('invalid_request', { detail, cause: error })
-  })
-  try {
-    for await (const part of text) await file.write(part)
-    await file.sync()
-  } finally {
-    await file.close()
-  }
+  await saveNew(path, text)
   return { file: path, records }
 }

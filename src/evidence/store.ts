@@ -1,7 +1,7 @@
 // SQL of reading the audit log. Within an organization, newest first or oldest first; each kind of filter has an index that
-// ends with the time (migrations 0009 and 0010).
+// ends with the time (migrations 0009, 0010 and 0013).
 import { type RawBuilder, sql } from 'kysely'
-import { type AuditRecord, type ChainEntry, SYSTEM_CHAIN } from '../audit/rules.ts'
+import { type AuditRecord, type ChainEntry, type NotedCheckpoint, SYSTEM_CHAIN } from '../audit/rules.ts'
 import { RECORD } from '../audit/service.ts'
 import type { Executor } from '../store/database.ts'
 import type { Filter, PlacedRecord, Position, Scope } from './rules.ts'
@@ -122,23 +122,15 @@ export interface ChainState {
   seq: number
   hash: string | null
   waiting: number
-  checkpoint_seq: number | null
-  checkpoint_at: string | null
-  /** Entries up to this one are in archives. */
-  archived_to: number | null
 }
 
 /** By primary keys. */
 export async function findChainState(executor: Executor, chain: string): Promise<ChainState> {
   const { rows } = await sql<ChainState>`
     select coalesce(head.seq, 0)::float8 as seq, head.hash,
-      (select count(*)::int from audit_pending where coalesce(organization_id, ${sql.lit(SYSTEM_CHAIN)}) = ${chain}) as waiting,
-      signed.seq::float8 as checkpoint_seq,
-      to_char(signed.made_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as checkpoint_at,
-      (select max(to_seq)::float8 from audit_archives where chain = ${chain}) as archived_to
+      (select count(*)::int from audit_pending where coalesce(organization_id, ${sql.lit(SYSTEM_CHAIN)}) = ${chain}) as waiting
     from (select 1) as one
-    left join (select seq, hash from audit_chain where chain = ${chain} order by seq desc limit 1) head on true
-    left join (select seq, made_at from audit_checkpoints where chain = ${chain} order by seq desc limit 1) signed on true`.execute(
+    left join (select seq, hash from audit_chain where chain = ${chain} order by seq desc limit 1) head on true`.execute(
     executor,
   )
   const [state] = rows
@@ -146,14 +138,14 @@ export async function findChainState(executor: Executor, chain: string): Promise
   return state
 }
 
-/** Signed heads within a range, for a file that is to be verified elsewhere: the last ones. Primary key. */
+/** What is noted of checkpoints within a range, for a file that is to be verified elsewhere: the last ones. Primary key. */
 export async function listCheckpoints(
   executor: Executor,
   chain: string,
   { from, to }: { from: number; to: number },
-): Promise<string[]> {
-  const { rows } = await sql<{ jws: string }>`
-    select jws from audit_checkpoints where chain = ${chain} and seq between ${from} and ${to}
-    order by seq desc limit 100`.execute(executor)
-  return rows.map(({ jws }) => jws).reverse()
+): Promise<NotedCheckpoint[]> {
+  const { rows } = await sql<NotedCheckpoint>`
+    select chain, seq::text as seq, jws from audit_checkpoints where chain = ${chain} and seq between ${from} and ${to}
+    order by audit_checkpoints.seq desc limit 100`.execute(executor)
+  return rows.reverse()
 }

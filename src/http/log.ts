@@ -60,8 +60,8 @@ function allowed(fields: Record<string, unknown>): Record<string, unknown> {
 /** Wherever they stand: behind an escape or another word, and cut short. */
 const BEARER_VALUE = /(?:tid_ws_|td_live_|lk_rt_|lk_at_)[\w-]*|eyJ[\w-]{6,}(?:\.[\w-]*){0,4}/g
 const USER_ID = /usr_[0-9a-z]+/g
-const TOKEN_VERSION = /(token_?version["'\\]*\s*[:=]?\s*["'\\]*)v?\d+/gi
-/** Bounded, or a long text without one would be looked through again from each of its characters. */
+/** Bounded, here and below, or a long text without one would be looked through again from each of its characters. */
+const TOKEN_VERSION = /(token_?version["'\\]{0,8}\s{0,8}[:=]?\s{0,8}["'\\]{0,8})v?\d+/gi
 const ADDRESS =
   /[\p{L}\p{N}.!#$&*+=?^_`{|}~'-]{1,64}(?:@|%40)[\p{L}\p{N}-]{1,63}(?:\.[\p{L}\p{N}-]{1,63}){0,8}\.\p{L}{2,63}/gu
 
@@ -105,8 +105,15 @@ export function logRequest(log: Log, about: RequestInfo, line: RequestLine): voi
   )
 }
 
+/** A cause may be its own. */
+const MOST_CAUSES = 5
+
 /** Name, message, code and stack, and the same of its cause. Drivers put values into other fields: those stay out. */
 export function describeFailure(error: unknown): Record<string, unknown> {
+  return describeWithCauses(error, MOST_CAUSES)
+}
+
+function describeWithCauses(error: unknown, most: number): Record<string, unknown> {
   if (!(error instanceof Error)) return { message: typeof error }
   const code: unknown = Reflect.get(error, 'code')
   return {
@@ -114,6 +121,6 @@ export function describeFailure(error: unknown): Record<string, unknown> {
     message: withoutIdentifiers(error.message),
     ...(typeof code === 'string' ? { code: withoutIdentifiers(code) } : {}),
     stack: withoutIdentifiers(error.stack ?? ''),
-    ...(error.cause === undefined ? {} : { cause: describeFailure(error.cause) }),
+    ...(error.cause === undefined || most === 0 ? {} : { cause: describeWithCauses(error.cause, most - 1) }),
   }
 }

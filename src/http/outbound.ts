@@ -1,9 +1,10 @@
 // Calls to an address that somebody else chose, such as a client's logout URI. None of them leads into our own network
 // (CWE-918): the address is checked that the connection is made to, no redirect is followed, and time and size are limited.
 import { lookup as systemLookup } from 'node:dns'
-import { type ClientRequest, request as httpRequest, type IncomingMessage } from 'node:http'
+import { type ClientRequest, request as httpRequest, type IncomingHttpHeaders, type IncomingMessage } from 'node:http'
 import { request as httpsRequest } from 'node:https'
 import { isIP, type LookupFunction } from 'node:net'
+import type { Readable } from 'node:stream'
 import ipaddr from 'ipaddr.js'
 import type { OutboundReach } from '../config.ts'
 
@@ -27,9 +28,26 @@ export type OutboundFailure = 'refused' | 'timeout' | 'too_large' | 'unreachable
 /** A body is for the code that asked. It is neither logged nor shown to anybody. */
 export type OutboundAnswer = { ok: true; status: number; body: Buffer } | { ok: false; failure: OutboundFailure }
 
+/** A call whose answer is read as it comes. */
+export interface OpenRequest {
+  url: string
+  method: 'GET' | 'POST'
+  headers: Readonly<Record<string, string>>
+  body?: Buffer | undefined
+  /** Ends the call, wherever it is. */
+  signal: AbortSignal
+}
+
+/** The body is the caller's to read to its end, or to destroy. */
+export type OpenedAnswer =
+  | { ok: true; status: number; headers: IncomingHttpHeaders; body: Readable }
+  | { ok: false; failure: Exclude<OutboundFailure, 'too_large'> }
+
 export interface Outbound {
   /** Never rejects. A redirect is an answer like any other. */
   send(request: OutboundRequest): Promise<OutboundAnswer>
+  /** The same without limits of size, and with times in which a long answer can be thought of. Never rejects. */
+  open(request: OpenRequest): Promise<OpenedAnswer>
   /** What is wrong with an address before anything is resolved, in words that follow it; undefined when nothing is. */
   problem(url: string): string | undefined
 }
@@ -78,6 +96,12 @@ export function createOutbound(options: OutboundOptions): Outbound {
       const checked = checkedLookup(lookup, (address) => allows(address, isPlain))
       return call(request, url, { mostMs, lookup: checked })
     },
+    async open(request) {
+      if (problem(request.url) !== undefined) return { ok: false, failure: 'refused' }
+      const url = new URL(request.url)
+      const isPlain = url.protocol === 'http:'
+      return openCall(request, url, { mostMs, lookup: checkedLookup(lookup, (address) => allows(address, isPlain)) })
+    },
   }
 }
 
@@ -99,18 +123,7 @@ function call(
   const fail = (failure: OutboundFailure) => end({ ok: false, failure })
   const deadline = setTimeout(fail, mostMs, 'timeout')
   const body = request.body === undefined ? undefined : Buffer.from(request.body)
-  outgoing = (url.protocol === 'http:' ? httpRequest : httpsRequest)(url, {
-    method: request.method,
-    headers: {
-      'user-agent': 'latchkey',
-      'accept-encoding': 'identity', // what is counted is what came
-      ...request.headers,
-      ...(body === undefined ? {} : { 'content-length': body.byteLength }),
-    },
-    agent: false,
-    lookup,
-    maxHeaderSize: MOST_HEADER_BYTES,
-  })
+  outgoing = begin(request, url, { lookup, body })
   outgoing.on('error', (error) => fail(error instanceof RefusedAddress ? 'refused' : 'unreachable'))
   outgoing.on('close', () => fail('unreachable')) // also where nothing was answered and nothing failed
   outgoing.on('response', (response) => {
@@ -119,6 +132,63 @@ function call(
     readBody(response, (bytes) => (bytes === undefined ? fail('too_large') : end({ ok: true, status, body: bytes })))
   })
   outgoing.end(body)
+  return promise
+}
+
+/** A request on a connection of its own. */
+function begin(
+  { method, headers }: Pick<OutboundRequest, 'method' | 'headers'>,
+  url: URL,
+  { lookup, body }: { lookup: LookupFunction; body: Buffer | undefined },
+): ClientRequest {
+  return (url.protocol === 'http:' ? httpRequest : httpsRequest)(url, {
+    method,
+    headers: {
+      'user-agent': 'latchkey',
+      'accept-encoding': 'identity', // what is counted is what came
+      ...headers,
+      ...(body === undefined ? {} : { 'content-length': body.byteLength }),
+    },
+    agent: false,
+    lookup,
+    maxHeaderSize: MOST_HEADER_BYTES,
+  })
+}
+
+/** Some answers are thought about for minutes before they begin. */
+const SILENT_MS = 600_000
+
+/** @param limits.mostMs until there is a connection */
+function openCall(
+  request: OpenRequest,
+  url: URL,
+  { mostMs, lookup }: { mostMs: number; lookup: LookupFunction },
+): Promise<OpenedAnswer> {
+  const { promise, resolve } = Promise.withResolvers<OpenedAnswer>()
+  const outgoing = begin(request, url, { lookup, body: request.body })
+  const fail = (failure: Exclude<OutboundFailure, 'too_large'>) => {
+    clearTimeout(connecting)
+    resolve({ ok: false, failure })
+    outgoing.destroy()
+  }
+  const connecting = setTimeout(fail, mostMs, 'timeout')
+  const abort = () => outgoing.destroy(new Error('nobody waits for it any more'))
+  if (request.signal.aborted) abort()
+  request.signal.addEventListener('abort', abort)
+  outgoing.on('socket', (socket) => {
+    socket.once(url.protocol === 'http:' ? 'connect' : 'secureConnect', () => clearTimeout(connecting))
+  })
+  outgoing.setTimeout(SILENT_MS, () => fail('timeout'))
+  outgoing.on('error', (error) => fail(error instanceof RefusedAddress ? 'refused' : 'unreachable'))
+  outgoing.on('close', () => {
+    request.signal.removeEventListener('abort', abort)
+    fail('unreachable') // where nothing was answered
+  })
+  outgoing.on('response', (response) => {
+    const { statusCode: status = 0, headers } = response
+    resolve({ ok: true, status, headers, body: response })
+  })
+  outgoing.end(request.body)
   return promise
 }
 

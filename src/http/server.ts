@@ -3,12 +3,12 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse, S
 import Koa, { type Context, type Middleware } from 'koa'
 import { AppError } from '../errors.ts'
 import type { Assets } from './assets.ts'
-import { type AnswerForm, catchErrors, type ErrorPages, problem, toAppError } from './errors.ts'
+import { type AnswerForm, catchErrors, type ErrorPages, logFailure, problem, toAppError } from './errors.ts'
 import { sameOrigin } from './forms.ts'
 import { type Log, logRequest } from './log.ts'
 import type { OriginPin } from './origin.ts'
 import { policyOnAllHtml, securityHeaders } from './security-headers.ts'
-import { describeRequest, traceIdOf } from './trace.ts'
+import { describeRequest, requestInfo, traceIdOf } from './trace.ts'
 
 const MOST_BODY_BYTES = 64 * 1024
 const HEADERS_TIMEOUT_MS = 10_000
@@ -23,6 +23,8 @@ export interface ApplicationDeps {
   /** How each address speaks of failures. */
   formOf: (ctx: Context) => AnswerForm
   health: Health
+  /** Addresses that limit what they read themselves: what comes there may be long. */
+  takesLongBodies: (path: string) => boolean
   /** Rejects while nothing that the database says can be trusted. */
   requireSound: () => Promise<void> | undefined
   /** What answers, in order. */
@@ -36,13 +38,13 @@ export interface Health {
 
 export function createApplication(deps: ApplicationDeps): Koa {
   const app = new Koa({ proxy: true, keys: [...deps.cookieKeys] }) // the origin pin wrote every forwarded header itself
-  app.silent = true // what reaches Koa's own handler was logged by ours
+  app.on('error', reportBrokenAnswer(deps.log))
   app.use(closeAfterUnread)
   app.use(logRequests(deps.log))
   app.use(policyOnAllHtml)
   app.use(catchErrors(deps))
   app.use(securityHeaders(deps.issuer.startsWith('https:')))
-  app.use(refuseBadBodies)
+  app.use(refuseBadBodies(deps.takesLongBodies))
   app.use(answerHealth(deps.health))
   app.use(serveAssets(deps.assets))
   app.use(sameOriginPages(deps.issuer))
@@ -146,18 +148,39 @@ function logRequests(log: Log): Middleware {
   }
 }
 
+/** A body that fails on its way has been answered with a status already: all that is left is to say so in the log. */
+function reportBrokenAnswer(log: Log): (error: unknown, ctx?: Context) => void {
+  const reported = new WeakSet<Context>()
+  return (error, ctx) => {
+    if (ctx === undefined || reported.has(ctx) || isHungUp(error)) return
+    reported.add(ctx) // the stream tells of it, and so does the answer that it breaks
+    logFailure(log, requestInfo(ctx), toAppError(error))
+  }
+}
+
+/** Whoever asked has gone away, or sent no HTTP to the end: no failure of ours. */
+function isHungUp(error: unknown): boolean {
+  const code: unknown = error instanceof Error ? Reflect.get(error, 'code') : undefined
+  return typeof code === 'string' && (HUNG_UP.has(code) || code.startsWith('HPE_'))
+}
+
+const HUNG_UP = new Set(['ERR_STREAM_PREMATURE_CLOSE', 'ECONNRESET', 'EPIPE', 'ERR_STREAM_DESTROYED'])
+
 function routeTemplate(ctx: Context): string {
   const matched: unknown = ctx._matchedRoute ?? ctx.state.route
   return typeof matched === 'string' ? matched : 'none'
 }
 
-const refuseBadBodies: Middleware = async (ctx, next) => {
-  if ((ctx.request.length ?? 0) > MOST_BODY_BYTES) throw new AppError('payload_too_large')
-  const encoding = ctx.get('content-encoding')
-  if (encoding !== '' && encoding !== 'identity') {
-    throw new AppError('unsupported_media_type', { detail: 'The request body must not be compressed.' })
+function refuseBadBodies(takesLongBodies: (path: string) => boolean): Middleware {
+  return async (ctx, next) => {
+    const isTooLong = (ctx.request.length ?? 0) > MOST_BODY_BYTES && !takesLongBodies(ctx.path)
+    if (isTooLong) throw new AppError('payload_too_large')
+    const encoding = ctx.get('content-encoding')
+    if (encoding !== '' && encoding !== 'identity') {
+      throw new AppError('unsupported_media_type', { detail: 'The request body must not be compressed.' })
+    }
+    await next()
   }
-  await next()
 }
 
 function answerHealth(health: Health): Middleware {

@@ -13,7 +13,7 @@ import { effectiveRole, mayChangeOwners } from '../organizations/rules.ts'
 import type { Asked } from '../organizations/service.ts'
 import * as organizations from '../organizations/store.ts'
 import { KEY_ROLE } from '../principals/rules.ts'
-import { actorOf, lockAdmin, type Owner } from '../principals/service.ts'
+import { actorOf, lockAdmin, lockPeople, type Owner } from '../principals/service.ts'
 import { type Db, type Executor, reading, readTime, type Trx, transact } from '../store/database.ts'
 import type { OrganizationRole, WorkspaceRole } from '../store/tables.ts'
 import { goodVersions } from '../workspace-tokens/rules.ts'
@@ -40,6 +40,7 @@ export function invite(db: Db, input: { target: InvitationTarget; email: string 
   const secret = randomSecret()
   const { target } = input
   return transact(db, async (trx) => {
+    await lockPeople(trx, input.authority)
     // For itself: of two invitations of one address at once the later one replaces the earlier one.
     if ('workspaceId' in target) await organizations.lockWorkspaceForUpdate(trx, target.workspaceId)
     else await organizations.lockOrganizationForUpdate(trx, target.organizationId)

@@ -1,9 +1,13 @@
 // Jobs append to the audit log over the JSON API.
 import { type Route, route } from '../api/route.ts'
+import { createCounter } from '../store/counter.ts'
+import type { Db } from '../store/database.ts'
+import type { EphemeralStore } from '../store/ephemeral.ts'
 import { jobRecordShape, newJobRecord, presentJobRecord } from './schemas.ts'
-import { appendRecord, type JobRecordsDeps } from './service.ts'
+import { appendRecord } from './service.ts'
 
-export function jobRecordRoutes(deps: JobRecordsDeps): Route[] {
+export function jobRecordRoutes({ db, ephemeral }: { db: Db; ephemeral: EphemeralStore }): Route[] {
+  const deps = { db, counter: createCounter(ephemeral) }
   return [
     route({
       method: 'POST',

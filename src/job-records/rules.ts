@@ -15,12 +15,26 @@ export function detailProblem(detail: Record<string, unknown>): string | undefin
   // Looked at first: what is nested beyond all measure would not be measured otherwise.
   if (isDeeper(detail, MOST_DETAIL_DEPTH)) return `must not be nested deeper than ${MOST_DETAIL_DEPTH}`
   if (Buffer.byteLength(JSON.stringify(detail)) > MOST_DETAIL_BYTES) return `must be ${MOST_DETAIL_BYTES} bytes at most`
-  return inexactness(detail)
+  return holdsRefusedName(detail) ? HOLDS_REFUSED_NAME : inexactness(detail)
 }
 
 function isDeeper(value: unknown, depth: number): boolean {
   if (typeof value !== 'object' || value === null) return false
   return depth === 0 || Object.values(value).some((member) => isDeeper(member, depth - 1))
+}
+
+/** What an object would inherit from: readers of JSON drop a member of that name, or worse. */
+const REFUSED_NAME = '__proto__'
+export const HOLDS_REFUSED_NAME = `must not have a member ${REFUSED_NAME}`
+
+/** Whether it is a member of the value itself. */
+export function hasRefusedName(value: unknown): boolean {
+  return typeof value === 'object' && value !== null && Object.hasOwn(value, REFUSED_NAME)
+}
+
+function holdsRefusedName(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  return hasRefusedName(value) || Object.values(value).some(holdsRefusedName)
 }
 
 /** What would come back from the log as something else could not be verified. */

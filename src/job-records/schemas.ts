@@ -3,7 +3,7 @@ import { z } from 'zod'
 import type { AuditRecord } from '../audit/rules.ts'
 import { withoutBearerValues } from '../crypto/token-value.ts'
 import { isTraceId } from '../http/trace.ts'
-import { detailProblem, textsIn } from './rules.ts'
+import { detailProblem, HOLDS_REFUSED_NAME, hasRefusedName, textsIn } from './rules.ts'
 
 const MOST_EVENT_CHARACTERS = 80
 const EVENT = /^[a-z][a-z0-9_-]*(?:\.[a-z][a-z0-9_-]*)*$/
@@ -16,6 +16,20 @@ function holdsCredential(text: string): boolean {
 }
 
 const NO_CREDENTIAL = 'holds a credential: it does not belong in a log, and should be revoked now'
+
+const detail = z
+  .record(z.string(), z.unknown()) // looked at as a whole below, no deeper than it may be
+  .superRefine((given, context) => {
+    const problem = detailProblem(given)
+    if (problem !== undefined) context.addIssue({ code: 'custom', message: problem })
+    else if (textsIn(given).some(holdsCredential)) context.addIssue({ code: 'custom', message: NO_CREDENTIAL })
+  })
+
+/** Looked at as it was sent: the form of a record has lost such a member by then. */
+const wholeDetail = z.preprocess((given, context) => {
+  if (hasRefusedName(given)) context.addIssue({ code: 'custom', message: HOLDS_REFUSED_NAME })
+  return given
+}, detail)
 
 export const newJobRecord = z
   .strictObject({
@@ -36,18 +50,10 @@ export const newJobRecord = z
       .refine(isTraceId, 'must be 1 to 128 of A-Z a-z 0-9 . _ : -, and no credential')
       .optional()
       .meta({ description: 'What the job works on; also as X-Profile-Id' }),
-    detail: z
-      .record(z.string(), z.unknown()) // looked at as a whole below, no deeper than it may be
-      .superRefine((detail, context) => {
-        const problem = detailProblem(detail)
-        if (problem !== undefined) context.addIssue({ code: 'custom', message: problem })
-        else if (textsIn(detail).some(holdsCredential)) context.addIssue({ code: 'custom', message: NO_CREDENTIAL })
-      })
-      .optional()
-      .meta({
-        description:
-          'Facts of the job: whole numbers, texts, booleans, null, lists and objects; 4,096 bytes, five levels. It is kept for good: name people by their id',
-      }),
+    detail: wholeDetail.optional().meta({
+      description:
+        'Facts of the job: whole numbers, texts, booleans, null, lists and objects; 4,096 bytes, five levels. It is kept for good: name people by their id',
+    }),
   })
   .meta({ id: 'NewJobRecord' })
 

@@ -5,13 +5,13 @@ import { AppError } from '../errors.ts'
 import { once, type Repeatable } from '../idempotency/service.ts'
 import type { Principal } from '../principals/rules.ts'
 import { actorOf, lockAuthority } from '../principals/service.ts'
+import type { Counter } from '../store/counter.ts'
 import { type Db, transact } from '../store/database.ts'
-import type { EphemeralStore } from '../store/ephemeral.ts'
 import { storedEvent } from './rules.ts'
 
 export interface JobRecordsDeps {
   db: Db
-  ephemeral: EphemeralStore
+  counter: Counter
 }
 
 export interface NewRecord {
@@ -38,7 +38,7 @@ export async function appendRecord(
   deps: JobRecordsDeps,
   input: NewRecord,
 ): Promise<{ record: AuditRecord; isRepeat: boolean }> {
-  const { authority, credentialId, tokenVersion, workspaceId } = input.principal
+  const { authority, credentialId, tokenVersion, workspaceId, clientId } = input.principal
   if (credentialId === undefined || tokenVersion === undefined || workspaceId === undefined)
     throw new AppError('wrong_credential')
   await requireFewer(deps, credentialId)
@@ -53,6 +53,7 @@ export async function appendRecord(
         organizationId: place.organizationId,
         workspaceId: place.workspaceId,
         userId: place.userId,
+        clientId,
         credentialId,
         tokenVersion,
         detail: {
@@ -67,6 +68,6 @@ export async function appendRecord(
 }
 
 async function requireFewer(deps: JobRecordsDeps, credentialId: string): Promise<void> {
-  const { count, resetsInSeconds } = await deps.ephemeral.increment('job-records', credentialId, WINDOW_SECONDS)
+  const { count, resetsInSeconds } = await deps.counter.increment('job-records', credentialId, WINDOW_SECONDS)
   if (count > MOST_RECORDS) throw new AppError('too_many_requests', { retryAfterSeconds: resetsInSeconds })
 }

@@ -1,7 +1,7 @@
 // Sends mail over SMTP (RFC 5321), in plain text. What a mail says is made elsewhere; what must never be in one is refused here.
 import type { Transporter } from 'nodemailer'
 import type { Secret } from '../crypto/secret.ts'
-import { headerText, isPermanentRefusal, type Mail } from './rules.ts'
+import { headerText, isPermanentRefusal, type Mail, type Refusal } from './rules.ts'
 
 export interface MailConfig {
   url: Secret
@@ -51,9 +51,11 @@ export function createMailer({ url, from }: MailConfig): Mailer {
         })
         return 'sent'
       } catch (error) {
-        const { code, responseCode } = failureOf(error)
-        if (isPermanentRefusal(code, responseCode)) return 'refused'
-        throw new Error(`the mail server did not take a mail: ${[code, responseCode].filter(Boolean).join(' ')}`)
+        const refusal = refusalOf(error)
+        if (isPermanentRefusal(refusal)) return 'refused'
+        const { code, command, responseCode, enhancedCode } = refusal
+        const said = [code, command, responseCode, enhancedCode].filter(Boolean).join(' ')
+        throw new Error(`the mail server did not take a mail: ${said}`)
       }
     },
     close() {
@@ -63,12 +65,13 @@ export function createMailer({ url, from }: MailConfig): Mailer {
 }
 
 /** What a server answers may repeat the address: only its codes are passed on. */
-function failureOf(error: unknown): { code: string; responseCode: number | undefined } {
-  if (!(error instanceof Error)) return { code: 'unknown', responseCode: undefined }
-  const code: unknown = Reflect.get(error, 'code')
-  const responseCode: unknown = Reflect.get(error, 'responseCode')
+function refusalOf(error: unknown): Refusal {
+  const read = (name: string): unknown => (error instanceof Error ? Reflect.get(error, name) : undefined)
+  const [code, command, responseCode, response] = ['code', 'command', 'responseCode', 'response'].map(read)
   return {
     code: typeof code === 'string' ? code : 'unknown',
+    command: typeof command === 'string' ? command : '',
     responseCode: typeof responseCode === 'number' ? responseCode : undefined,
+    enhancedCode: /^\d{3}[ -](\d\.\d{1,3}\.\d{1,3})\b/.exec(String(response))?.[1] ?? '',
   }
 }

@@ -11,16 +11,16 @@ import type { InvitationRow } from '../invitations/store.ts'
 import { mayChangeOwners } from '../organizations/rules.ts'
 import type { Asked } from '../organizations/service.ts'
 import * as store from '../organizations/store.ts'
-import { actorOf, lockAuthority, lockOrganizationAuthority } from '../principals/service.ts'
+import { actorOf, lockAuthority, lockOrganizationAuthority, lockPeople } from '../principals/service.ts'
 import type { ResourceServer } from '../resource-servers/rules.ts'
 import type { ResourceServers } from '../resource-servers/service.ts'
-import { openReviewAfterTeamChange } from '../reviews/service.ts'
+import { askForReviews } from '../reviews/service.ts'
 import { membership } from '../revocation/rules.ts'
 import type { RevocationList, Revoke } from '../revocation/service.ts'
 import { type Db, type Executor, reading, readTime, type Trx, transact } from '../store/database.ts'
 import type { OrganizationRole, WorkspaceRole } from '../store/tables.ts'
 import { ROTATE_WITHIN_DAYS, type RotationReason, rotationRequired } from '../workspace-tokens/rules.ts'
-import { listTokensOfPerson, lockTokensOfPerson, requireRotation } from '../workspace-tokens/service.ts'
+import { listTokensOfPerson, lockTokensOfPerson, requireRotations } from '../workspace-tokens/service.ts'
 import type { TokenLine } from '../workspace-tokens/store.ts'
 import { type Consequences, consequencesOf, fallenIn, type RoleChange } from './rules.ts'
 
@@ -297,6 +297,8 @@ export interface Preview extends Consequences<ConnectionView, TokenLine, Invitat
   lastOwnerOf: OwnedPlace[]
   /** By when what must be rotated is to be: of each token. */
   rotateBy: (token: TokenLine) => Date
+  /** Where an access review opens, if anything is left there to attest. */
+  reviewedIn: WorkspaceId[]
 }
 
 /**
@@ -375,6 +377,7 @@ async function previews(
         userId,
         lastOwnerOf: await reading(lastOwned(db, organizationId, userId, change)),
         rotateBy,
+        reviewedIn: fallenIn(change),
       }
     }),
   )
@@ -415,8 +418,8 @@ async function applyChange(
   await cancelSent(trx, found.cancels, by)
   for (const { connection, outcome } of found.connections)
     await applyRole(trx, revoke, { ...by, connection: connection.row, outcome })
-  for (const token of found.rotates) await requireRotation(trx, token, by)
-  await openReviewAfterTeamChange(trx, { organizationId, workspaceIds: fallenIn(change), ...by })
+  await requireRotations(trx, found.rotates, by)
+  await askForReviews(trx, { workspaceIds: fallenIn(change), actor: by.actor, request: by.request })
 }
 
 /** Where a change reaches: keys and invitations of the organization itself only when the role there changes. */
@@ -522,18 +525,20 @@ type OrganizationPlace = Awaited<ReturnType<typeof lockOrganizationAuthority>>
  */
 async function changing(
   trx: Trx,
-  input: { workspaceId: string } & Asked,
+  input: { workspaceId: string; userId: string } & Asked,
   { gives = true } = {},
 ): Promise<WorkspacePlace> {
+  await lockPeople(trx, input.authority, input.userId)
   await store.lockWorkspaceForUpdate(trx, input.workspaceId)
   return lockAuthority(trx, input.authority, input.workspaceId, { role: 'admin', recentSignIn: gives })
 }
 
 async function changingOrganization(
   trx: Trx,
-  input: { organizationId: string } & Asked,
+  input: { organizationId: string; userId: string } & Asked,
   { gives = true } = {},
 ): Promise<OrganizationPlace> {
+  await lockPeople(trx, input.authority, input.userId)
   await store.lockOrganizationForUpdate(trx, input.organizationId)
   return lockOrganizationAuthority(trx, input.authority, input.organizationId, { role: 'admin', recentSignIn: gives })
 }

@@ -9,7 +9,7 @@ import { isKeyId } from '../ids.ts'
 import { type Entry, endsIssuedAt, endsVersion } from '../revocation/rules.ts'
 import type { RevocationList } from '../revocation/service.ts'
 import { findEntries } from '../revocation/store.ts'
-import { type Db, reading } from '../store/database.ts'
+import { type Db, type Executor, reading, type Trx } from '../store/database.ts'
 import { type Refused, refusedForPlace, refusedForVersion, refusedToken, tokenFault } from '../verification/rules.ts'
 import { findTokenVersion } from '../verification/store.ts'
 
@@ -45,6 +45,8 @@ export interface AccessTokens {
   stands(claims: AccessTokenClaims): Promise<boolean>
   /** Why it does not stand, for its owners; undefined where it does. @throws {AppError} `unavailable` */
   refusal(claims: AccessTokenClaims): Promise<Refused | undefined>
+  /** Whether an entry of the list ends it, as a transaction finds it that has locked its credential, person and place. */
+  isEndedIn(trx: Trx, claims: AccessTokenClaims): Promise<boolean>
   /** Signs claims as they are. */
   sign(claims: Omit<AccessTokenClaims, 'iss'>): Promise<string>
 }
@@ -105,10 +107,7 @@ export function createAccessTokens(deps: AccessTokensDeps): AccessTokens {
       // All that ends a token is on the list. A connection's row says besides what its person may do now.
       return ended ?? (isKeyId(claims.credential_id) ? undefined : endOfCredential(deps, claims, version))
     }
-    const entries = await reading(findEntries(deps.db, subjectsOf(claims)))
-    // Whether a floor has risen by now is judged by the row, read below, on the database's time.
-    const ended = endOnList(claims, version, 0, (subject) => entries.get(subject))
-    return ended ?? endOfCredential(deps, claims, version)
+    return (await reading(endOnStoredList(deps.db, claims, version))) ?? endOfCredential(deps, claims, version)
   }
 
   return {
@@ -118,6 +117,10 @@ export function createAccessTokens(deps: AccessTokensDeps): AccessTokens {
       return claims !== undefined && claims.exp > Math.floor(Date.now() / 1000) ? claims : undefined
     },
     refusal,
+    async isEndedIn(trx, claims) {
+      const version = parseVersion(claims.token_version)
+      return version === undefined || (await endOnStoredList(trx, claims, version)) !== undefined
+    },
     stands: async (claims) => (await refusal(claims)) === undefined,
 
     async sign(claims) {
@@ -153,6 +156,16 @@ function endOnList(
   // The credential's own as well: what came from it before it was suspended stays refused once that is lifted.
   const place = [credential, ...places].find((subject) => endsIssuedAt(entryOf(subject), claims.iat))
   return place === undefined ? undefined : refusedForPlace(entryOf(place))
+}
+
+/** The same of the list as it is stored. Whether a floor has risen by now is judged by the row, on the database's time. */
+async function endOnStoredList(
+  executor: Executor,
+  claims: AccessTokenClaims,
+  version: number,
+): Promise<Refused | undefined> {
+  const entries = await findEntries(executor, subjectsOf(claims))
+  return endOnList(claims, version, 0, (subject) => entries.get(subject))
 }
 
 /** What the rows themselves say. */

@@ -1,12 +1,18 @@
 // Organizations, workspaces and their members.
 
-import { findUser } from '../accounts/store.ts'
+import { findUser, lockUser } from '../accounts/store.ts'
 import { type Actor, type RequestInfo, record } from '../audit/service.ts'
 import { AppError } from '../errors.ts'
 import { once, type Repeatable } from '../idempotency/service.ts'
 import { isOrganizationId, isWorkspaceId, newId, type OrganizationId, type UserId, type WorkspaceId } from '../ids.ts'
 import type { Authority } from '../principals/rules.ts'
-import { type Authorised, actorOf, lockAuthority, lockOrganizationAuthority } from '../principals/service.ts'
+import {
+  type Authorised,
+  actorOf,
+  lockAuthority,
+  lockOrganizationAuthority,
+  lockPeople,
+} from '../principals/service.ts'
 import type { RevocationList } from '../revocation/service.ts'
 import { type Db, reading, type Trx, transact } from '../store/database.ts'
 import type { OrganizationRole, WorkspaceRole } from '../store/tables.ts'
@@ -74,10 +80,10 @@ export function createWorkspace(
   input: { organization: string; name: string; owner: string; billingEmail?: string | undefined } & By,
 ): Promise<Workspace> {
   return transact(db, async (trx) => {
-    const organization = await store.findOrganization(trx, input.organization)
+    const owner = await requireUser(trx, input.owner)
+    const organization = await store.lockOrganization(trx, input.organization)
     if (organization === undefined)
       throw new AppError('not_found', { detail: `There is no organization ${input.organization}.` })
-    const owner = await requireUser(trx, input.owner)
     const id = newId('ws')
     const row = {
       id,
@@ -132,6 +138,8 @@ export async function openWorkspace(
 ): Promise<{ workspace: WorkspaceRow; isRepeat: boolean }> {
   return transact(db, async (trx) => {
     const { result, isRepeat } = await once(trx, input.repeatable, async () => {
+      await lockPeople(trx, input.authority)
+      await store.lockOrganization(trx, input.organizationId)
       const place = await lockOrganizationAuthority(trx, input.authority, input.organizationId, { role: 'admin' })
       const owner = await ownerFor(trx, place)
       const id = newId('ws')
@@ -179,6 +187,7 @@ export function changeWorkspace(
   } & Asked,
 ): Promise<WorkspaceRow> {
   return transact(db, async (trx) => {
+    await lockPeople(trx, input.authority)
     await store.lockWorkspaceForUpdate(trx, input.workspaceId)
     const place = await lockAuthority(trx, input.authority, input.workspaceId, { role: 'admin' })
     if (Object.keys(input.change).length > 0) {
@@ -213,6 +222,7 @@ export function archiveWorkspace(
   input: { workspaceId: string } & Asked,
 ): Promise<WorkspaceRow> {
   return revocations.change(async (trx, revoke) => {
+    await lockPeople(trx, input.authority)
     await store.lockWorkspaceForUpdate(trx, input.workspaceId)
     const place = await lockAuthority(trx, input.authority, input.workspaceId, { role: 'admin', recentSignIn: true })
     await store.archiveWorkspace(trx, place.workspaceId)
@@ -391,8 +401,10 @@ async function placeOfOrganization(trx: Trx, id: string) {
   return { organizationId: organization.id, workspaceId: null }
 }
 
+/** Locked, so that nobody erases them meanwhile: people come before places. */
 async function requireUser(trx: Trx, idOrEmail: string): Promise<UserId> {
-  const user = await findUser(trx, idOrEmail)
+  const found = await findUser(trx, idOrEmail)
+  const user = found && (await lockUser(trx, found.id))
   if (user === undefined) throw new AppError('not_found', { detail: `There is no person ${idOrEmail}.` })
   return user.id
 }

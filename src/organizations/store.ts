@@ -110,14 +110,17 @@ export function lockWorkspace(trx: Trx, id: string) {
     .executeTakeFirst()
 }
 
-/** Locks a workspace to change it: nobody makes a credential in it meanwhile. Primary key. */
+/**
+ * Locks a workspace to change it: nobody makes a credential in it meanwhile, because whoever does locks it against that.
+ * What only refers to it, as a notice does, is made. Primary key.
+ */
 export function lockWorkspaceForUpdate(trx: Trx, id: string) {
   return trx
     .selectFrom('workspaces')
     .selectAll()
     .where('id', '=', id as WorkspaceId) // an unknown text finds nothing
     .where('archived_at', 'is', null)
-    .forUpdate()
+    .forNoKeyUpdate()
     .executeTakeFirst()
 }
 
@@ -304,13 +307,26 @@ export async function deleteWorkspaceMember(trx: Trx, workspaceId: WorkspaceId, 
     .execute()
 }
 
-/** Locks an organization to change who is in it. Primary key. */
+/**
+ * Locks an organization to change who is in it. Rows that refer to it are made meanwhile: else whoever makes one, and has a
+ * workspace of it, would be waited for in a circle. Primary key.
+ */
 export function lockOrganizationForUpdate(trx: Trx, id: string) {
   return trx
     .selectFrom('organizations')
     .selectAll()
     .where('id', '=', id as OrganizationId) // an unknown text finds nothing
-    .forUpdate()
+    .forNoKeyUpdate()
+    .executeTakeFirst()
+}
+
+/** Locks an organization against a change of who is in it: whoever makes a workspace stays until it is made. Primary key. */
+export function lockOrganization(trx: Trx, id: string) {
+  return trx
+    .selectFrom('organizations')
+    .selectAll()
+    .where('id', '=', id as OrganizationId) // an unknown text finds nothing
+    .forShare()
     .executeTakeFirst()
 }
 
@@ -346,7 +362,7 @@ export async function deleteOrganizationMember(
 
 /** Locks all active workspaces of an organization, with a person's role in each. By workspaces_by_organization. */
 export function lockWorkspacesWithMember(trx: Trx, organizationId: OrganizationId, userId: UserId) {
-  return workspacesWithMember(trx, organizationId, userId).forUpdate('w').execute()
+  return workspacesWithMember(trx, organizationId, userId).forNoKeyUpdate('w').execute()
 }
 
 /** The same, to look at. */

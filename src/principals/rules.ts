@@ -1,5 +1,5 @@
 // Who is calling, whatever they came with: one shape for keys, tokens, JWTs and browser sessions. Pure.
-import type { ConnectionId, KeyId, OrganizationId, UserId, WorkspaceId } from '../ids.ts'
+import type { ClientId, ConnectionId, KeyId, OrganizationId, UserId, WorkspaceId } from '../ids.ts'
 import type { Environment, WorkspaceRole } from '../store/tables.ts'
 
 export type CredentialKind = 'organization_key' | 'workspace_token' | 'access_token' | 'session'
@@ -25,6 +25,8 @@ export interface Principal {
   environment: Environment | undefined
   /** The person behind it: for a token or key, who made it. */
   userId: UserId | null
+  /** Of a JWT: which client it was issued to. */
+  clientId: ClientId | null
   credentialId: KeyId | ConnectionId | undefined
   tokenVersion: number | undefined
 }

@@ -8,6 +8,7 @@ import * as connections from '../connections/store.ts'
 import { AppError } from '../errors.ts'
 import {
   isOrganizationId,
+  isUserId,
   isWorkspaceId,
   type KeyId,
   type OrganizationId,
@@ -46,6 +47,18 @@ export function actorOf(authority: Authority): Actor {
   if (authority.kind === 'operator') return authority
   if (authority.kind === 'person') return { kind: 'user', id: authority.userId }
   return { kind: authority.kind, id: authority.id }
+}
+
+/**
+ * Locks the people of a change before the place that it has for itself: whoever acts, and whom it concerns. In the other
+ * order it would wait in a circle with the erasure of an account, which locks the person and then their places.
+ *
+ * @param concerned from an address; nobody for what is no person's id
+ */
+export async function lockPeople(trx: Trx, authority: Authority, concerned?: string): Promise<void> {
+  const acting = personOf(authority)
+  if (acting !== null) await lockUser(trx, acting)
+  if (concerned !== undefined && isUserId(concerned) && concerned !== acting) await lockUser(trx, concerned)
 }
 
 /**
@@ -113,13 +126,17 @@ export async function lockOrganizationAuthority(
   return { organizationId: organization.id, role, organizationRole: member?.role, userId: person ?? held.userId }
 }
 
+function personOf(authority: Authority): UserId | null {
+  return authority.kind === 'person' || authority.kind === 'connection' ? authority.userId : null
+}
+
 /** @returns the person whose role counts; undefined for keys, commands, and a client's own connection */
 async function lockPerson(
   trx: Trx,
   authority: Authority,
   needs: { recentSignIn?: boolean },
 ): Promise<UserId | undefined> {
-  const userId = authority.kind === 'person' || authority.kind === 'connection' ? authority.userId : null
+  const userId = personOf(authority)
   if (userId === null) return undefined
   const user = await lockUser(trx, userId)
   if (user === undefined || user.suspended_at !== null) throw new AppError('unauthorized')

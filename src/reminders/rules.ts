@@ -10,7 +10,7 @@ export interface Notice {
   kind: NoticeKind
   /** A token, or a review. */
   subjectId: string
-  /** Of one subject each is told once: a version, the first or the last reminder. */
+  /** Of one subject each is told once: a version; the first or the last reminder of a day. */
   stage: string
   dueAt: Date | null
   createdAt: Date
@@ -23,12 +23,17 @@ export const REVIEW_STAGES = { first: 7, last: 1 } as const
 /** Older ones that could not be mailed are no news any more: they stay in the list. */
 export const MAILED_WITHIN_DAYS = 7
 
+/** Why a notice, or one of its mails, reaches nobody by mail: of `no_mail_server` another process may have one. */
+export type Unmailed = 'no_mail_server' | 'nobody' | 'refused'
+
 /** A notice with the words that people know its subject by. */
 export interface Named {
   notice: Notice
   workspaceName: string
   /** Of a token. */
   label: string | null
+  /** Of a token that must be rotated. */
+  rotationReason: string | null
 }
 
 /** What is mailed of a notice. @param issuer where the pages are */
@@ -53,6 +58,11 @@ const day = (time: Date | null) =>
   time === null ? 'a day' : `${time.toISOString().slice(0, 16).replace('T', ' ')} UTC`
 const token = ({ label, workspaceName }: Named) => `The token "${label ?? ''}" of the workspace ${workspaceName}`
 
+const whoKnows = ({ rotationReason }: Named) =>
+  rotationReason === 'role_changed'
+    ? 'the person who made it, and may know its value, is no longer an admin'
+    : 'somebody who may know its value has left'
+
 const WORDS: Record<NoticeKind, (named: Named) => Words> = {
   token_expiring: (named) => ({
     subject: 'A token expires soon',
@@ -63,7 +73,7 @@ const WORDS: Record<NoticeKind, (named: Named) => Words> = {
     subject: isOverdue(named.notice) ? 'A token should have been rotated' : 'A token must be rotated',
     sentence: isOverdue(named.notice)
       ? `${token(named)} was to be rotated by ${day(named.notice.dueAt)}, and was not.`
-      : `${token(named)} must be rotated by ${day(named.notice.dueAt)}: somebody who may know its value has left.`,
+      : `${token(named)} must be rotated by ${day(named.notice.dueAt)}: ${whoKnows(named)}.`,
     advice: 'Rotate it and cut over, or revoke it:',
   }),
   token_unused: (named) => ({
@@ -81,4 +91,4 @@ const WORDS: Record<NoticeKind, (named: Named) => Words> = {
 /** As the stage is written by the statement that finds it. */
 export const OVERDUE = 'overdue'
 
-const isOverdue = (notice: Pick<Notice, 'stage'>) => notice.stage.endsWith(OVERDUE)
+export const isOverdue = (notice: Pick<Notice, 'stage'>) => notice.stage.endsWith(OVERDUE)

@@ -53,7 +53,9 @@ const CURRENT = sql`
     from seen s join lines l on l.id = s.id where s.seen_at <= clock_timestamp() - ${days(UNUSED_DAYS)}
     union all
     select 'review_due', r.organization_id, r.workspace_id, r.id,
-      case when r.due_at <= clock_timestamp() + ${days(REVIEW_STAGES.last)} then 'last' else 'first' end, r.due_at
+      case when r.due_at <= clock_timestamp() + ${days(REVIEW_STAGES.last)} then 'last' else 'first' end
+        || to_char(r.due_at at time zone 'UTC', ' YYYY-MM-DD'), -- a date that comes nearer is told anew
+      r.due_at
     from access_reviews r join workspaces w on w.id = r.workspace_id
     where r.closed_at is null and w.archived_at is null and r.due_at <= clock_timestamp() + ${days(REVIEW_STAGES.first)})`
 
@@ -68,12 +70,16 @@ export interface ToTell {
   due_at: Date | null
 }
 
-/** What was not told yet. By the unique index of notices. */
-export async function listToTell(executor: Executor, limit: number): Promise<ToTell[]> {
+/** What was not told yet, after this one. By the unique index of notices. */
+export async function listToTell(
+  executor: Executor,
+  { after, limit }: { after: ToTell | undefined; limit: number },
+): Promise<ToTell[]> {
   const { rows } = await sql<ToTell>`
     with ${CURRENT}
     select c.kind, c.organization_id, c.workspace_id, c.subject_id, c.stage, c.due_at from current c
     where not exists (select 1 from notices n where ${SAME})
+      and (c.subject_id, c.kind) > (${after?.subject_id ?? ''}::text, ${after?.kind ?? ''}::text)
     order by c.subject_id, c.kind limit ${limit}`.execute(executor)
   return rows
 }
@@ -99,11 +105,14 @@ export async function insertNotice(trx: Trx, id: NoticeId, notice: ToTell): Prom
 /** Who administers a workspace and can sign in; as m and u. Primary keys. */
 const CONCERNED = sql`m.role in ('owner', 'admin') and u.suspended_at is null`
 
-export async function insertMails(trx: Trx, id: NoticeId, workspaceId: WorkspaceId): Promise<void> {
-  await sql`
+/** Whose account is being erased is waited for, and left out. @returns to how many */
+export async function insertMails(trx: Trx, id: NoticeId, workspaceId: WorkspaceId): Promise<number> {
+  const { rows } = await sql`
     insert into notice_mails (notice_id, user_id)
     select ${id}::text, m.user_id from workspace_members m join users u on u.id = m.user_id
-    where m.workspace_id = ${workspaceId} and ${CONCERNED}`.execute(trx)
+    where m.workspace_id = ${workspaceId} and ${CONCERNED} order by u.id for key share of u
+    returning user_id`.execute(trx)
+  return rows.length
 }
 
 export interface MailKey {
@@ -111,7 +120,7 @@ export interface MailKey {
   user_id: UserId
 }
 
-/** Mails that nobody has sent, or given up, of notices that are news, after this one. By notice_mails_unsettled. */
+/** Mails that nobody has sent, or given up, of notices that hold and are news, after this one. By notice_mails_unsettled. */
 export async function listUnsettled(
   executor: Executor,
   withinDays: number,
@@ -119,7 +128,7 @@ export async function listUnsettled(
 ): Promise<MailKey[]> {
   const { rows } = await sql<MailKey>`
     select s.notice_id, s.user_id from notice_mails s join notices n on n.id = s.notice_id
-    where s.outcome is null and n.created_at > clock_timestamp() - ${days(withinDays)}
+    where s.outcome is null and n.resolved_at is null and n.created_at > clock_timestamp() - ${days(withinDays)}
       and (s.notice_id, s.user_id) > (${page.after?.notice_id ?? ''}::text, ${page.after?.user_id ?? ''}::text)
     order by s.notice_id, s.user_id limit ${page.limit}`.execute(executor)
   return rows
@@ -127,35 +136,38 @@ export async function listUnsettled(
 
 export interface UnsettledMail extends Named {
   email: string
-  /** The notice still holds, and the person still administers the workspace. */
+  /** The person still administers the workspace. */
   isConcerned: boolean
 }
 
-/** A mail that is to be sent; undefined once that is settled. Primary keys. */
+/** A mail that is to be sent; undefined once that is settled, and while its notice does not hold. Primary keys. */
 export async function findUnsettled(executor: Executor, key: MailKey): Promise<UnsettledMail | undefined> {
   const { rows } = await sql<
     Selectable<NoticesTable> & {
       email: string
       label: string | null
+      rotation_required_reason: string | null
       workspace_name: string
       is_concerned: boolean | null
     }
   >`
-    select n.*, u.email, t.label, w.name as workspace_name,
-      n.resolved_at is null and w.archived_at is null and ${CONCERNED} as is_concerned
+    select n.*, u.email, t.label, t.rotation_required_reason, w.name as workspace_name,
+      w.archived_at is null and ${CONCERNED} as is_concerned
     from notice_mails s
     join notices n on n.id = s.notice_id
     join users u on u.id = s.user_id
     join workspaces w on w.id = n.workspace_id
     left join workspace_members m on m.workspace_id = n.workspace_id and m.user_id = s.user_id
     left join token_lines t on t.id = n.subject_id
-    where s.notice_id = ${key.notice_id} and s.user_id = ${key.user_id} and s.outcome is null`.execute(executor)
+    where s.notice_id = ${key.notice_id} and s.user_id = ${key.user_id} and s.outcome is null
+      and n.resolved_at is null`.execute(executor)
   const [row] = rows
   return (
     row && {
       notice: toNotice(row),
       email: row.email,
       label: row.label,
+      rotationReason: row.rotation_required_reason,
       workspaceName: row.workspace_name,
       isConcerned: row.is_concerned === true,
     }

@@ -4,7 +4,16 @@ import { ANY_CREDENTIAL, type Route, type Rule, route } from '../api/route.ts'
 import { AppError } from '../errors.ts'
 import { pageQuery, workspaceParams } from '../organizations/schemas.ts'
 import * as shapes from './schemas.ts'
-import { closeDecided, decideItem, getReport, getReview, listReviews, openReview, type ReviewsDeps } from './service.ts'
+import {
+  closeDecided,
+  decideItem,
+  getReport,
+  getReview,
+  listReviews,
+  MOST_ITEMS,
+  openReview,
+  type ReviewsDeps,
+} from './service.ts'
 
 const TAG = 'Access reviews'
 const SEE: Rule = { who: 'workspace', permission: 'read', role: 'admin', credentials: ANY_CREDENTIAL }
@@ -38,14 +47,19 @@ function readingRoutes({ db }: ReviewsDeps): Route[] {
       path: '/workspaces/:workspace_id/reviews/:review_id',
       operationId: 'getReview',
       summary: 'Show an access review, and what is decided of each way in',
+      description: 'A page of its items: 500 where no limit is given. The next page is in the Link header.',
       tag: TAG,
       rule: SEE,
       params: shapes.reviewParams,
+      query: pageQuery,
       answers: { 200: { description: 'The review', schema: shapes.reviewDetailShape } },
-      async handle({ reach, params }) {
+      async handle({ reach, params, query, pages }) {
         if (reach.workspace === undefined) throw new AppError('not_found')
-        const view = await getReview(db, reach.workspace.id, params.review_id)
-        return { status: 200, body: shapes.presentReviewDetail(view) }
+        const limit = query.limit ?? MOST_ITEMS
+        const page = { after: pages.after(query.cursor), limit: limit + 1 }
+        const view = await getReview(db, reach.workspace.id, params.review_id, page)
+        const items = pages.cut(view.items, limit, ({ id }) => id)
+        return { status: 200, body: shapes.presentReviewDetail({ ...view, items }) }
       },
     }),
     route({
@@ -73,7 +87,7 @@ function changingRoutes(deps: ReviewsDeps): Route[] {
       operationId: 'openReview',
       summary: 'Open an access review',
       description:
-        'At most one is open: asked for again, it has one more reason, and after an incident its date comes nearer.',
+        'At most one is open: asked for again, it has one more reason. After an incident its date comes nearer, what was made since is taken in, and what was kept is undecided again.',
       tag: TAG,
       rule: CHANGE,
       params: workspaceParams,
@@ -97,7 +111,8 @@ function changingRoutes(deps: ReviewsDeps): Route[] {
       path: '/workspaces/:workspace_id/reviews/:review_id/items/:item_id',
       operationId: 'decideReviewItem',
       summary: 'Keep or revoke what an item is about',
-      description: 'What is revoked has ended, at once and for good. Until the date the last decision counts.',
+      description:
+        'What is revoked has ended, at once and for good. Until the date the last decision counts. A credential of the workspace may revoke, and attests nothing.',
       tag: TAG,
       rule: CHANGE,
       params: shapes.reviewItemParams,
@@ -120,6 +135,7 @@ function changingRoutes(deps: ReviewsDeps): Route[] {
       path: '/workspaces/:workspace_id/reviews/:review_id/close',
       operationId: 'closeReview',
       summary: 'Close an access review whose items are all decided',
+      description: 'Not with a credential of the workspace.',
       tag: TAG,
       rule: CHANGE,
       params: shapes.reviewParams,

@@ -11,6 +11,10 @@ export function dueInDays(reason: ReviewReason, asked: number | undefined): numb
   return asked ?? (reason === 'incident' ? INCIDENT_DUE_IN_DAYS : DUE_IN_DAYS)
 }
 
+/** All of it is looked at again: what was made since is taken in. After an incident also what somebody has attested. */
+export const takesInAll = (reason: ReviewReason): boolean => reason === 'incident' || reason === 'team_change'
+export const asksAgain = (reason: ReviewReason): boolean => reason === 'incident'
+
 /** Months between two reviews of a workspace. */
 export const MONTHS_BETWEEN = { monthly: 1, quarterly: 3, yearly: 12 } as const
 
@@ -28,12 +32,20 @@ export interface Review {
   closedBy: string | null
 }
 
+export type Snapshot = Record<string, unknown>
+
 export interface ReviewItem {
   id: ReviewItemId
   kind: ReviewItemKind
   subjectId: string
-  /** What it was when the review was opened. */
-  snapshot: Record<string, unknown>
+  /** What it was when it came into the review. */
+  snapshot: Snapshot
+  /** Of that, what decides about access: as it is now. */
+  granted: Snapshot
+  /** What it was when somebody kept it, or called it changed. */
+  attested: Snapshot | null
+  /** It lets in more than what was attested. */
+  isWider: boolean
   decision: ReviewDecision | null
   note: string | null
   decidedBy: string | null
@@ -44,10 +56,13 @@ export interface ReviewItem {
   isEnded: boolean
 }
 
-/** What has become of an item; undefined while somebody must still decide. */
-export function outcomeOf(item: Pick<ReviewItem, 'decision' | 'outcome' | 'isEnded'>): ReviewOutcome | undefined {
+type Standing = Pick<ReviewItem, 'decision' | 'outcome' | 'isEnded' | 'isWider'>
+
+/** What has become of an item; undefined while somebody must still decide. Nobody attested what came after their word. */
+export function outcomeOf(item: Standing): ReviewOutcome | undefined {
   if (item.outcome !== null) return item.outcome
   if (item.isEnded) return 'ended'
+  if (item.isWider) return undefined
   if (item.decision === 'keep') return 'kept'
   return item.decision === 'changed' ? 'changed' : undefined
 }
@@ -57,31 +72,42 @@ export function finalOutcomeOf(item: ReviewItem): ReviewOutcome | undefined {
   return outcomeOf(item) ?? (item.kind === 'token_policy' ? 'not_attested' : undefined)
 }
 
+/** What decides about access and is not what it was, as it is now; undefined where all of it still is. */
+export function changesOf(
+  item: Pick<ReviewItem, 'snapshot' | 'granted' | 'outcome' | 'isEnded'>,
+): Snapshot | undefined {
+  if (item.outcome !== null || item.isEnded) return undefined
+  const { snapshot, granted } = item
+  const changed = Object.entries(granted).filter(([name, value]) => !isSame(value, snapshot[name] ?? null))
+  return changed.length === 0 ? undefined : Object.fromEntries(changed)
+}
+
+/** Both were read from the database, which keeps members of an object in one order. */
+const isSame = (one: unknown, other: unknown): boolean => JSON.stringify(one) === JSON.stringify(other)
+
 export interface Counts {
   items: number
   decided: number
   undecided: number
 }
 
-export function countsOf(items: ReadonlyArray<Pick<ReviewItem, 'decision' | 'outcome' | 'isEnded'>>): Counts {
-  const undecided = items.filter((item) => outcomeOf(item) === undefined).length
-  return { items: items.length, decided: items.length - undecided, undecided }
-}
+export const NO_ITEMS: Counts = { items: 0, decided: 0, undecided: 0 }
 
-/** - `twice`: it was decided so before. */
-export type Verdict = 'new' | 'twice' | 'closed' | 'late' | 'over' | 'not_for_this'
+/** - `twice`: it was decided so before. `unchanged`: nobody changed that policy. */
+export type Verdict = 'new' | 'twice' | 'closed' | 'late' | 'over' | 'not_for_this' | 'unchanged'
 
 /** Whether a decision may be made. Until the review's date the last word counts; what is revoked stays so. */
 export function verdictOn(
   review: Pick<Review, 'closedAt' | 'isDue'>,
-  item: Pick<ReviewItem, 'kind' | 'decision' | 'outcome' | 'isEnded'>,
+  item: Standing & Pick<ReviewItem, 'kind' | 'snapshot' | 'granted'>,
   decision: ReviewDecision,
 ): Verdict {
   if (!mayBe(item.kind, decision)) return 'not_for_this'
-  if (item.decision === decision) return 'twice'
+  if (item.decision === decision && !item.isWider) return 'twice'
   if (review.closedAt !== null) return 'closed'
   if (item.outcome !== null || (item.isEnded && decision !== 'revoke')) return 'over'
-  return review.isDue ? 'late' : 'new'
+  if (review.isDue) return 'late'
+  return decision === 'changed' && changesOf(item) === undefined ? 'unchanged' : 'new'
 }
 
 const mayBe = (kind: ReviewItemKind, decision: ReviewDecision) =>
@@ -89,8 +115,10 @@ const mayBe = (kind: ReviewItemKind, decision: ReviewDecision) =>
 
 export type Outcomes = Record<ReviewOutcome, number>
 
+export const noOutcomes = (): Outcomes => ({ kept: 0, revoked: 0, changed: 0, suspended: 0, ended: 0, not_attested: 0 })
+
 export function countOutcomes(outcomes: readonly ReviewOutcome[]): Outcomes {
-  const counts: Outcomes = { kept: 0, revoked: 0, changed: 0, suspended: 0, ended: 0, not_attested: 0 }
+  const counts = noOutcomes()
   for (const outcome of outcomes) counts[outcome]++
   return counts
 }
@@ -111,11 +139,14 @@ export interface Report {
     id: string
     kind: ReviewItemKind
     subject_id: string
-    snapshot: Record<string, unknown>
+    /** At the opening. */
+    snapshot: Snapshot
     decision: ReviewDecision | null
     note: string | null
     decided_by: string | null
     decided_at: string | null
+    /** When it was kept, or called changed. */
+    attested: Snapshot | null
     outcome: ReviewOutcome
   }>
 }
@@ -147,6 +178,7 @@ export function reportOf(
       note: item.note,
       decided_by: item.decidedBy,
       decided_at: item.decidedAt?.toISOString() ?? null,
+      attested: item.attested,
       outcome: item.outcome,
     })),
   }

@@ -2,7 +2,7 @@
 import { z } from 'zod'
 import { nameText, workspaceParams } from '../organizations/schemas.ts'
 import { rfc3339, rfc3339OrNull } from '../times.ts'
-import { countsOf, LONGEST_DUE_IN_DAYS, type ReviewItem } from './rules.ts'
+import { changesOf, LONGEST_DUE_IN_DAYS, outcomeOf, type ReviewItem } from './rules.ts'
 import type { ListedReview, ReviewView } from './service.ts'
 
 export const reviewParams = workspaceParams.extend({
@@ -36,7 +36,15 @@ export const itemShape = z
     id: z.string(),
     kind: z.enum(['connection', 'token', 'token_policy']),
     subject_id: z.string().meta({ description: 'The connection or token; for the token policy, its workspace' }),
-    snapshot: z.record(z.string(), z.unknown()).meta({ description: 'What it was when the review was opened' }),
+    snapshot: z.record(z.string(), z.unknown()).meta({ description: 'What it was when it came into the review' }),
+    now: z.record(z.string(), z.unknown()).nullable().meta({
+      description: 'Of the members that decide about access, those that are not what they were, as they are now',
+    }),
+    attested: z.record(z.string(), z.unknown()).nullable().meta({
+      description:
+        'What it was when it was kept or called changed. Once it lets in more than that, it is undecided again',
+    }),
+    is_decided: z.boolean().meta({ description: 'False: at the date of the review it is suspended' }),
     decision: decision.nullable(),
     note: z.string().nullable(),
     decided_by: z.string().nullable(),
@@ -63,7 +71,11 @@ export const reviewShape = z
   })
   .meta({ id: 'AccessReview' })
 
-export const reviewDetailShape = reviewShape.extend({ items: z.array(itemShape) }).meta({ id: 'AccessReviewDetail' })
+export const reviewDetailShape = reviewShape
+  .extend({
+    items: z.array(itemShape).meta({ description: 'At most 500: the rest are on the next pages of getReview' }),
+  })
+  .meta({ id: 'AccessReviewDetail' })
 
 export const reportShape = z
   .object({
@@ -94,6 +106,9 @@ export function presentItem(item: ReviewItem): z.input<typeof itemShape> {
     kind: item.kind,
     subject_id: item.subjectId,
     snapshot: item.snapshot,
+    now: changesOf(item) ?? null,
+    attested: item.attested,
+    is_decided: outcomeOf(item) !== undefined,
     decision: item.decision,
     note: item.note,
     decided_by: item.decidedBy,
@@ -104,6 +119,5 @@ export function presentItem(item: ReviewItem): z.input<typeof itemShape> {
 }
 
 export function presentReviewDetail(view: ReviewView): z.input<typeof reviewDetailShape> {
-  const { review, items } = view
-  return { ...presentReview({ review, counts: countsOf(items) }), items: items.map(presentItem) }
+  return { ...presentReview(view), items: view.items.map(presentItem) }
 }

@@ -1,16 +1,24 @@
 // Access reviews: opened on a schedule, by somebody or by what happened; each way into a workspace is kept or revoked by an
 // admin; what nobody attested by the date is suspended; the outcome is one signed report (docs/decisions/0013).
 import canonicalize from 'canonicalize'
+import type { JWK } from 'jose'
+import { z } from 'zod'
 import { type Actor, type RequestInfo, record } from '../audit/service.ts'
 import type { ReviewEvery } from '../config.ts'
-import { type ConnectionView, endConnection, listConnections, setConnectionSuspended } from '../connections/service.ts'
+import {
+  type ConnectionView,
+  endConnection,
+  findOpenConnection,
+  listConnections,
+  setConnectionSuspended,
+} from '../connections/service.ts'
 import { AppError } from '../errors.ts'
 import { isConnectionId, isKeyId, newId, type OrganizationId, type ReviewId, type WorkspaceId } from '../ids.ts'
 import { lockWorkspace, lockWorkspaceForUpdate } from '../organizations/store.ts'
 import type { Authority } from '../principals/rules.ts'
-import { actorOf, lockAuthority } from '../principals/service.ts'
+import { actorOf, lockAuthority, lockPeople } from '../principals/service.ts'
 import type { RevocationList, Revoke } from '../revocation/service.ts'
-import type { SinkSigner } from '../sink/signing.ts'
+import { openSigned, type SinkSigner } from '../sink/signing.ts'
 import { type Db, reading, readTime, type Trx, transact } from '../store/database.ts'
 import type { ReviewDecision, ReviewReason } from '../store/tables.ts'
 import { rfc3339, rfc3339OrNull } from '../times.ts'
@@ -18,19 +26,24 @@ import { currentVersion, type TokenPolicy } from '../workspace-tokens/rules.ts'
 import { endToken, setTokenSuspended } from '../workspace-tokens/service.ts'
 import * as tokens from '../workspace-tokens/store.ts'
 import {
+  asksAgain,
   type Counts,
-  countsOf,
   dueInDays,
   finalOutcomeOf,
   MONTHS_BETWEEN,
+  NO_ITEMS,
   outcomeOf,
   type Report,
   type Review,
   type ReviewItem,
   reportOf,
+  type Snapshot,
+  takesInAll,
   verdictOn,
 } from './rules.ts'
 import * as store from './store.ts'
+
+const REPORT_TYPE = 'latchkey-access-review'
 
 export interface ReviewsDeps {
   db: Db
@@ -52,12 +65,18 @@ interface Asked {
 
 export interface ReviewView {
   review: Review
+  counts: Counts
+  /** A page of them. */
   items: ReviewItem[]
 }
 
+/** Items that an answer holds at most: the rest are on the next pages. */
+export const MOST_ITEMS = 500
+
 // --- Open ---------------------------------------------------------------------------------------------------------------
 
-export interface Opened extends ReviewView {
+export interface Opened {
+  review: Review
   /** False: one was open already, and has one more reason now. */
   isNew: boolean
 }
@@ -65,41 +84,64 @@ export interface Opened extends ReviewView {
 /**
  * Opens a review, or adds a reason to the one that is open.
  *
- * @throws {AppError} what `lockAuthority` throws
+ * @throws {AppError} `conflict` where one is open whose date has passed, and what `lockAuthority` throws
  */
-export function openReview(
+export async function openReview(
   db: Db,
   input: Asked & { reason: ReviewReason; dueInDays?: number | undefined },
-): Promise<Opened> {
-  return transact(db, async (trx) => {
+): Promise<Opened & ReviewView> {
+  const { review, isNew } = await transact(db, async (trx) => {
+    await lockPeople(trx, input.authority)
     await lockWorkspaceForUpdate(trx, input.workspaceId) // first, or who makes a token now would be waited for in a circle
     const place = await lockAuthority(trx, input.authority, input.workspaceId, { role: 'admin' })
-    return openIn(trx, place, { ...input, actor: actorOf(input.authority) })
+    const opened = await openIn(trx, place, { ...input, actor: actorOf(input.authority) })
+    if (opened === undefined)
+      throw new AppError('conflict', {
+        detail: 'The date of the open review has passed: it is being closed. Ask again in a minute.',
+      })
+    return opened
   })
+  return { ...(await reading(viewOf(db, review))), isNew }
 }
 
 /**
- * Somebody was removed from workspaces, or may do less there: what stands in them is looked at again. Part of the
- * transaction of that change, which has locked the workspaces to change them. Where nothing stands, there is nothing to
- * look at.
+ * Somebody was removed from workspaces, or may do less there: what stands in them is to be looked at again. Part of the
+ * transaction of that change, which waits for no review: `openAfterTeamChanges` opens them. Where nothing stands, there is
+ * nothing to look at.
  */
-export async function openReviewAfterTeamChange(
-  trx: Trx,
-  input: { organizationId: OrganizationId; workspaceIds: readonly WorkspaceId[] } & By,
-): Promise<void> {
-  for (const workspaceId of input.workspaceIds) {
-    const place = { organizationId: input.organizationId, workspaceId }
-    if (await store.hasCredentials(trx, workspaceId)) await openIn(trx, place, { ...input, reason: 'team_change' })
-  }
+export function askForReviews(trx: Trx, input: { workspaceIds: readonly WorkspaceId[] } & By): Promise<void> {
+  return store.insertTeamChanges(trx, input)
 }
 
-/** @param months of an installation's schedule @returns how many there were, at most a batch */
+/** @param batch how many are read at once @returns how many there were @throws {AggregateError} as `eachOf` */
+export function openAfterTeamChanges(db: Db, batch: number): Promise<number> {
+  return eachOf<WorkspaceId>(
+    (page) => store.listTeamChanges(db, page),
+    batch,
+    (id) => openAfterTeamChange(db, id),
+  )
+}
+
+/** One whose open review is being closed waits until it is. */
+function openAfterTeamChange(db: Db, id: WorkspaceId): Promise<void> {
+  return transact(db, async (trx) => {
+    const workspace = await lockWorkspaceForUpdate(trx, id)
+    if (workspace !== undefined && (await store.lockOpenReview(trx, id))?.isDue === true) return
+    const by = await store.takeTeamChange(trx, id)
+    if (workspace === undefined || by === undefined) return // archived: nothing of it lets anybody in
+    await openIn(trx, placeOf(workspace), { ...by, reason: 'team_change' })
+  })
+}
+
+/** @param every an installation's schedule @param batch how many are read at once @returns how many there were @throws {AggregateError} as `eachOf` */
 export async function openScheduled(db: Db, every: ReviewEvery, batch: number): Promise<number> {
   if (every === 'off') return 0
   const months = MONTHS_BETWEEN[every]
-  const due = await reading(store.listToBeReviewed(db, months, batch))
-  for (const id of due) await openOneScheduled(db, id, months)
-  return due.length
+  return eachOf<WorkspaceId>(
+    (page) => store.listToBeReviewed(db, months, page),
+    batch,
+    (id) => openOneScheduled(db, id, months),
+  )
 }
 
 /** Another process may have opened it since: whoever has the workspace looks again. */
@@ -107,8 +149,7 @@ function openOneScheduled(db: Db, id: WorkspaceId, months: number): Promise<void
   return transact(db, async (trx) => {
     const workspace = await lockWorkspaceForUpdate(trx, id)
     if (workspace === undefined || !(await store.isStillToBeReviewed(trx, id, months))) return
-    const place = { organizationId: workspace.organization_id, workspaceId: workspace.id }
-    await openIn(trx, place, { reason: 'quarterly', ...scheduled(`review-${id}`) })
+    await openIn(trx, placeOf(workspace), { reason: 'quarterly', ...scheduled(`review-${id}`) })
   })
 }
 
@@ -119,17 +160,25 @@ interface Place {
   workspaceId: WorkspaceId
 }
 
-/** The workspace is locked: nobody makes a credential in it, or another review, meanwhile. */
+const placeOf = (workspace: { id: WorkspaceId; organization_id: OrganizationId }): Place => ({
+  organizationId: workspace.organization_id,
+  workspaceId: workspace.id,
+})
+
+/**
+ * The workspace is locked: nobody makes a credential in it, or another review, meanwhile. Undefined where the date of the
+ * open one has passed: what came into it now would be suspended before anybody could look at it.
+ */
 async function openIn(
   trx: Trx,
   place: Place,
   input: { reason: ReviewReason; dueInDays?: number | undefined } & By,
-): Promise<Opened> {
+): Promise<Opened | undefined> {
   const open = await store.lockOpenReview(trx, place.workspaceId)
   const days = dueInDays(input.reason, input.dueInDays)
-  const review =
-    open === undefined ? await insertReview(trx, place, input, days) : await addReason(trx, open, input, days)
-  return { ...(await viewOf(trx, review)), isNew: open === undefined }
+  if (open === undefined) return { review: await insertReview(trx, place, input, days), isNew: true }
+  if (open.isDue) return undefined
+  return { review: await addReason(trx, open, input, days), isNew: false }
 }
 
 async function insertReview(trx: Trx, place: Place, input: { reason: ReviewReason } & By, days: number) {
@@ -140,26 +189,74 @@ async function insertReview(trx: Trx, place: Place, input: { reason: ReviewReaso
     openedBy: nameOf(input.actor),
     dueInDays: days,
   })
-  const items = await itemsOf(trx, place)
-  await store.insertItems(trx, review.id, items)
+  const items = await store.insertItems(trx, review.id, await itemsOf(trx, place))
   await recordReview(trx, review, input, {
     event: 'review.opened',
-    detail: { reason: input.reason, due_at: rfc3339(review.dueAt), items: items.length },
+    detail: { reason: input.reason, due_at: rfc3339(review.dueAt), items },
   })
   return review
 }
 
-/** An incident brings the date nearer; other reasons leave it. */
+/** After an incident and after a change of the team all is looked at; an incident brings the date nearer besides. */
 async function addReason(trx: Trx, open: Review, input: { reason: ReviewReason } & By, days: number): Promise<Review> {
-  const isUrgent = input.reason === 'incident'
-  const review = await store.addReason(trx, open.id, { reason: input.reason, dueInDays: isUrgent ? days : null })
-  const isSame = open.reasons.includes(input.reason) && review.dueAt.getTime() === open.dueAt.getTime()
-  if (!isSame)
+  const { reason } = input
+  const review = await store.addReason(trx, open.id, { reason, dueInDays: reason === 'incident' ? days : null })
+  const added = takesInAll(reason) ? await store.insertItems(trx, open.id, await itemsOf(trx, open)) : 0
+  const undecided = asksAgain(reason) ? await store.takeBackDecisions(trx, open.id) : 0
+  const isSame = open.reasons.includes(reason) && review.dueAt.getTime() === open.dueAt.getTime()
+  if (!isSame || added > 0 || undecided > 0)
     await recordReview(trx, review, input, {
       event: 'review.reason_added',
-      detail: { reason: input.reason, due_at: rfc3339(review.dueAt) },
+      detail: { reason, due_at: rfc3339(review.dueAt), items_added: added, decisions_taken_back: undecided },
     })
   return review
+}
+
+/**
+ * Does something with each, whatever happens to the others, and those that are not done once more: none of them takes the
+ * time of all.
+ *
+ * @param work resolves to false where there is more to do
+ * @returns how many there were
+ * @throws {AggregateError} at the end, where something went wrong
+ */
+async function eachOf<I extends string>(
+  list: (page: { after: I | undefined; limit: number }) => Promise<I[]>,
+  batch: number,
+  work: (id: I) => Promise<unknown>,
+): Promise<number> {
+  const seen = new Set<I>()
+  const failed = new Map<I, unknown>()
+  const isDone = async (id: I): Promise<boolean> => {
+    seen.add(id)
+    try {
+      return failed.has(id) || (await work(id)) !== false
+    } catch (error) {
+      failed.set(id, error)
+      return true
+    }
+  }
+  let isLeft: boolean
+  do {
+    isLeft = false
+    for await (const id of listed(list, batch)) if (!(await isDone(id))) isLeft = true
+  } while (isLeft)
+  if (failed.size === 0) return seen.size
+  const [cause] = failed.values()
+  throw new AggregateError(failed.values(), `${[...failed.keys()].join(', ')} failed`, { cause })
+}
+
+async function* listed<I extends string>(
+  list: (page: { after: I | undefined; limit: number }) => Promise<I[]>,
+  batch: number,
+): AsyncGenerator<I> {
+  let page: I[]
+  let after: I | undefined
+  do {
+    page = await reading(list({ after, limit: batch }))
+    yield* page
+    after = page.at(-1)
+  } while (page.length === batch)
 }
 
 const nameOf = (actor: Actor): string => actor.id ?? actor.kind
@@ -184,25 +281,36 @@ function recordReview(
 
 // --- What is looked at --------------------------------------------------------------------------------------------------
 
-/** Every way into a workspace as it stands now, and its policy on tokens. */
+/** A workspace's policy on tokens, and every way into it as it stands now. */
 async function itemsOf(trx: Trx, place: Place): Promise<store.NewItem[]> {
   const connections = await listConnections(trx, place.workspaceId)
-  const lines = await tokens.listLines(trx, place)
+  const lines = await tokens.listLines(trx, { organizationId: place.organizationId, workspaceId: place.workspaceId })
   const now = await readTime(trx)
   const policy = await tokens.findPolicy(trx, place.workspaceId)
   return [
+    item('token_policy', place.workspaceId, ofPolicy(policy)),
     ...connections.map((view) => item('connection', view.id, ofConnection(view))),
     ...lines.map((line) => item('token', line.id, ofToken(line, now))),
-    item('token_policy', place.workspaceId, ofPolicy(policy)),
   ]
 }
 
-const item = (kind: store.NewItem['kind'], subjectId: string, snapshot: Record<string, unknown>): store.NewItem => ({
+const item = (kind: store.NewItem['kind'], subjectId: string, snapshot: Snapshot): store.NewItem => ({
   id: newId('rvi'),
   kind,
-  subjectId,
+  subject_id: subjectId,
   snapshot,
 })
+
+/** What an item is about, as it stands now: what somebody attests. */
+async function attestedOf(trx: Trx, { workspaceId, organizationId }: Place, found: ReviewItem): Promise<Snapshot> {
+  const { subjectId: id, snapshot, granted } = found
+  if (isConnectionId(id)) {
+    const view = await findOpenConnection(trx, { workspaceId }, id)
+    return { ...(view === undefined ? snapshot : ofConnection(view)), ...granted }
+  }
+  const line = isKeyId(id) ? await tokens.findLine(trx, { organizationId, workspaceId }, id) : undefined
+  return { ...(line === undefined ? snapshot : ofToken(line, await readTime(trx))), ...granted }
+}
 
 function ofConnection(view: ConnectionView) {
   return {
@@ -247,8 +355,10 @@ const ofPolicy = (policy: TokenPolicy) => ({
 
 // --- Read ---------------------------------------------------------------------------------------------------------------
 
-async function viewOf(executor: Db | Trx, review: Review): Promise<ReviewView> {
-  return { review, items: await store.listItems(executor, review.id) }
+async function viewOf(executor: Db, review: Review, page: store.ItemPage = { limit: MOST_ITEMS }): Promise<ReviewView> {
+  const counts = await store.listCounts(executor, [review.id])
+  const items = await store.listItems(executor, review.id, page)
+  return { review, counts: counts.get(review.id) ?? NO_ITEMS, items }
 }
 
 export interface ListedReview {
@@ -265,14 +375,31 @@ export async function listReviews(
   const reviews = await reading(store.listReviews(db, workspaceId, page))
   const ids = reviews.map(({ id }) => id)
   const counts = await reading(store.listCounts(db, ids))
-  return reviews.map((review) => ({ review, counts: counts.get(review.id) ?? countsOf([]) }))
+  return reviews.map((review) => ({ review, counts: counts.get(review.id) ?? NO_ITEMS }))
 }
 
-/** @throws {AppError} `not_found` also for one of another workspace */
-export async function getReview(db: Db, workspaceId: WorkspaceId, id: string): Promise<ReviewView> {
+/** @param page of its items @throws {AppError} `not_found` also for one of another workspace */
+export async function getReview(
+  db: Db,
+  workspaceId: WorkspaceId,
+  id: string,
+  page?: store.ItemPage,
+): Promise<ReviewView> {
   const review = await reading(store.findReview(db, id))
   if (review?.workspaceId !== workspaceId) throw new AppError('not_found')
-  return reading(viewOf(db, review))
+  return reading(viewOf(db, review, page))
+}
+
+/** One item of a review, which has been found by now. @throws {AppError} `not_found` */
+export async function getItem(db: Db, review: Review, id: string): Promise<ReviewItem> {
+  const found = await reading(store.findItem(db, review.id, id))
+  if (found === undefined) throw new AppError('not_found')
+  return found
+}
+
+/** How many of each kind there are in a review, and what became of them. */
+export function tallyReview(db: Db, review: Review): Promise<store.Tally> {
+  return reading(store.tallyItems(db, review.id))
 }
 
 /** @throws {AppError} `not_found` while the review is open, too */
@@ -287,7 +414,7 @@ export async function getReport(
   if (jws === undefined)
     throw new AppError('not_found', { detail: 'This review is open: there is a report once it is closed.' })
   // Whoever needs to trust it verifies the JWS; this is what it says, also where its key is no longer here.
-  return { report: JSON.parse(Buffer.from(jws.split('.')[1] ?? '', 'base64url').toString('utf8')), jws }
+  return { report: JSON.parse(contentOf(jws)), jws }
 }
 
 // --- Decide -------------------------------------------------------------------------------------------------------------
@@ -297,7 +424,7 @@ export async function getReport(
  * changes nothing.
  *
  * @throws {AppError} `not_found`, `invalid_request` for a decision that is not for this kind, `wrong_credential` for a
- * credential that attests itself, `conflict` where it is too late, and what `lockAuthority` throws
+ * credential that attests, `conflict` where it is too late, and what `lockAuthority` throws
  */
 export async function decideItem(
   deps: Pick<ReviewsDeps, 'db' | 'revocations'>,
@@ -308,28 +435,66 @@ export async function decideItem(
   return deps.revocations.change(async (trx, revoke) => {
     const changes = subject !== undefined && isKeyId(subject) ? subject : undefined
     const place = await lockAuthority(trx, authority, input.workspaceId, { role: 'admin', changes })
+    if (decision !== 'revoke') await requireAttester(trx, authority)
+    else if (subject !== undefined) await store.lockSubjects(trx, [subject])
     const review = await store.lockReview(trx, input.reviewId, 'share')
     if (review?.workspaceId !== place.workspaceId) throw new AppError('not_found')
     const found = await store.lockItem(trx, review.id, input.itemId)
     if (found === undefined) throw new AppError('not_found')
-    const verdict = verdictOn(review, found, decision)
-    if (verdict === 'twice') return found
-    if (verdict === 'not_for_this')
-      throw new AppError('invalid_request', { detail: `decision: a ${found.kind} cannot be ${WORDS[decision]}.` })
-    if (verdict !== 'new') throw new AppError('conflict', { detail: REFUSALS[verdict] })
-    const by: By = { actor: actorOf(authority), request: input.request }
-    if (decision === 'keep' && by.actor.id === found.subjectId)
-      throw new AppError('wrong_credential', { detail: 'A credential does not attest itself.' })
-    if (decision === 'revoke') await end(trx, revoke, found, by)
-    const outcome = decision === 'revoke' ? 'revoked' : null
-    await store.decideItem(trx, found.id, { decision, note, by: nameOf(by.actor), outcome })
-    await recordReview(trx, review, by, {
-      event: decision === 'revoke' ? 'review.revoked' : 'review.attested',
-      credentialId: found.kind === 'token_policy' ? null : found.subjectId,
-      detail: { item: found.id, decision },
-    })
+    if (isToChange(review, found, decision))
+      await change(trx, revoke, { review, found, decision, note, actor: actorOf(authority), request: input.request })
     return (await store.lockItem(trx, review.id, found.id)) ?? found
   })
+}
+
+/** @returns false for what was decided so before @throws {AppError} `invalid_request`, `conflict` */
+function isToChange(review: Review, found: ReviewItem, decision: ReviewDecision): boolean {
+  const verdict = verdictOn(review, found, decision)
+  if (verdict === 'twice') return false
+  if (verdict === 'new') return true
+  if (verdict === 'not_for_this')
+    throw new AppError('invalid_request', { detail: `decision: a ${found.kind} cannot be ${WORDS[decision]}.` })
+  throw new AppError('conflict', { detail: REFUSALS[verdict] })
+}
+
+async function change(
+  trx: Trx,
+  revoke: Revoke,
+  input: { review: Review; found: ReviewItem; decision: ReviewDecision; note: string | null } & By,
+): Promise<void> {
+  const { review, found, decision, note } = input
+  const revokes = decision === 'revoke'
+  if (revokes) await end(trx, revoke, found, input)
+  await store.decideItem(trx, found.id, {
+    decision,
+    note,
+    by: nameOf(input.actor),
+    attested: revokes ? null : await attestedOf(trx, review, found),
+    outcome: revokes ? 'revoked' : null,
+  })
+  await recordReview(trx, review, input, {
+    event: revokes ? 'review.revoked' : 'review.attested',
+    credentialId: found.kind === 'token_policy' ? null : found.subjectId,
+    detail: { item: found.id, decision },
+  })
+}
+
+/**
+ * Credentials of a workspace are what is looked at: they would attest one another. Whoever looks is a person, also through
+ * an app, or stands above the workspace. The authority is locked by now.
+ *
+ * @throws {AppError} `wrong_credential`
+ */
+async function requireAttester(trx: Trx, authority: Authority): Promise<void> {
+  const isOfWorkspace =
+    authority.kind === 'key'
+      ? (await tokens.findAnyLine(trx, authority.id))?.workspaceId !== null
+      : authority.kind === 'connection' && authority.userId === null
+  if (isOfWorkspace)
+    throw new AppError('wrong_credential', {
+      detail:
+        'A credential of the workspace attests nothing in its reviews: a person does, or a key of the organization.',
+    })
 }
 
 const WORDS: Record<ReviewDecision, string> = { keep: 'kept', revoke: 'revoked', changed: 'called changed' }
@@ -337,6 +502,7 @@ const REFUSALS = {
   closed: 'This review is closed.',
   late: 'The date of this review has passed: what nobody attested is suspended.',
   over: 'This has ended, or is suspended: there is nothing left to decide.',
+  unchanged: 'The token policy is what it was when the review was opened: keep it, or change it first.',
 }
 
 function end(trx: Trx, revoke: Revoke, { subjectId: id }: ReviewItem, by: By): Promise<void> {
@@ -350,11 +516,13 @@ function end(trx: Trx, revoke: Revoke, { subjectId: id }: ReviewItem, by: By): P
 /**
  * Closes a review whose items are all decided, before its date. Doing it twice changes nothing.
  *
- * @throws {AppError} `conflict` while items are undecided, `not_found`, and what `lockAuthority` throws
+ * @throws {AppError} `conflict` while items are undecided, `wrong_credential` as `decideItem`, `not_found`, and what
+ * `lockAuthority` throws
  */
 export async function closeDecided(deps: ReviewsDeps, input: Asked & { reviewId: string }): Promise<ReviewView> {
   const workspaceId = await transact(deps.db, async (trx) => {
     const place = await lockAuthority(trx, input.authority, input.workspaceId, { role: 'admin' })
+    await requireAttester(trx, input.authority)
     return place.workspaceId
   })
   const { review } = await getReview(deps.db, workspaceId, input.reviewId)
@@ -366,44 +534,76 @@ export async function closeDecided(deps: ReviewsDeps, input: Asked & { reviewId:
 }
 
 /**
- * Closes a review at once: what nobody attested is suspended. Each item is a transaction by itself: whoever comes after a
- * process that was killed goes on where it stopped.
+ * Closes a review at once: what nobody attested is suspended, some items a transaction. Whoever comes after a process that
+ * was killed goes on where it stopped.
  *
  * @throws {AppError} `not_found`
  */
 export async function closeNow(deps: ReviewsDeps, input: { reviewId: string } & By): Promise<ReviewView> {
   const review = await reading(store.findReview(deps.db, input.reviewId))
   if (review === undefined) throw new AppError('not_found', { detail: `There is no review ${input.reviewId}.` })
-  do for (const left of await listUnattested(deps.db, review.id)) await suspend(deps, review, left, input)
-  while ((await finish(deps, review.id, finalOutcomeOf, input)) > 0)
+  while (!(await closeSome(deps, review, input)));
   return getReview(deps.db, review.workspaceId, review.id)
 }
 
-/** @returns how many there were, at most a batch */
-export async function closeDue(deps: ReviewsDeps, batch: number): Promise<number> {
-  const due = await reading(store.listDue(deps.db, batch))
-  for (const id of due) await closeNow(deps, { reviewId: id, ...scheduled(`review-${id}`) })
-  return due.length
+/** @param batch how many are read at once @returns how many there were @throws {AggregateError} as `eachOf` */
+export function closeDue(deps: ReviewsDeps, batch: number): Promise<number> {
+  return eachOf<ReviewId>(
+    (page) => store.listDue(deps.db, page),
+    batch,
+    async (id) => {
+      const review = await reading(store.findReview(deps.db, id))
+      return review === undefined || closeSome(deps, review, scheduled(`review-${id}`))
+    },
+  )
 }
 
-async function listUnattested(db: Db, id: ReviewId): Promise<ReviewItem[]> {
-  const items = await reading(store.listItems(db, id))
-  return items.filter((candidate) => finalOutcomeOf(candidate) === undefined)
+/** Each of them is waited for everywhere: together they wait once. */
+const SUSPENDED_AT_ONCE = 50
+/** Of one review, before others have their turn. */
+const SUSPENDED_IN_TURN = 500
+
+/** @returns whether the review is closed now */
+async function closeSome(deps: ReviewsDeps, review: Review, by: By): Promise<boolean> {
+  for (let done = 0; done < SUSPENDED_IN_TURN; done += SUSPENDED_AT_ONCE) {
+    const left = await reading(store.listUnattested(deps.db, review.id, SUSPENDED_AT_ONCE))
+    if (left.length === 0) return (await finish(deps, review.id, finalOutcomeOf, by)) === 0
+    await suspend(deps, review, left, by)
+  }
+  return false
 }
 
-function suspend(deps: ReviewsDeps, { id, workspaceId }: Review, left: ReviewItem, by: By): Promise<void> {
+function suspend(
+  deps: ReviewsDeps,
+  { id, workspaceId }: Review,
+  left: ReadonlyArray<Pick<ReviewItem, 'id' | 'subjectId'>>,
+  by: By,
+): Promise<void> {
   return deps.revocations.change(async (trx, revoke) => {
     await lockWorkspace(trx, workspaceId) // the lock order
+    await store.lockSubjects(
+      trx,
+      left.map(({ subjectId }) => subjectId),
+    )
     const review = await store.lockReview(trx, id, 'share')
     if (review === undefined || review.closedAt !== null) return
-    const found = await store.lockItem(trx, id, left.id)
-    if (found === undefined || finalOutcomeOf(found) !== undefined) return // decided since, or by another process
-    const { actor, request } = by
-    const change = { suspended: true, reason: 'not_attested', actor, request }
-    if (isConnectionId(found.subjectId)) await setConnectionSuspended(trx, revoke, { id: found.subjectId, ...change })
-    else if (isKeyId(found.subjectId)) await setTokenSuspended(trx, revoke, { id: found.subjectId, ...change })
-    await store.settleItem(trx, found.id, 'suspended')
+    const locked = await store.lockItems(
+      trx,
+      left.map((each) => each.id),
+    )
+    const unattested = locked.filter((found) => finalOutcomeOf(found) === undefined) // others were decided since, or by another process
+    for (const { subjectId } of unattested) await suspendOne(trx, revoke, subjectId, by)
+    await store.settleItems(
+      trx,
+      unattested.map((each) => ({ id: each.id, outcome: 'suspended' })),
+    )
   })
+}
+
+async function suspendOne(trx: Trx, revoke: Revoke, id: string, { actor, request }: By): Promise<void> {
+  const change = { suspended: true, reason: 'not_attested', actor, request }
+  if (isConnectionId(id)) await setConnectionSuspended(trx, revoke, { id, ...change })
+  else if (isKeyId(id)) await setTokenSuspended(trx, revoke, { id, ...change })
 }
 
 type Settle = (item: ReviewItem) => ReviewItem['outcome'] | undefined
@@ -419,7 +619,7 @@ async function finish(deps: ReviewsDeps, id: ReviewId, settle: Settle, by: By): 
     if (draft === undefined) return 0
     if (draft.report === undefined) return draft.undecided
     // Before anything is locked: nobody waits for a signature.
-    const jws = await deps.signer.signDocument('latchkey-access-review', JSON.parse(canonical(draft.report)))
+    const jws = await deps.signer.signDocument(REPORT_TYPE, JSON.parse(canonical(draft.report)))
     if (await commitClosing(deps.db, { id, settle, by, report: draft.report, jws })) return 0
   }
 }
@@ -462,11 +662,61 @@ function commitClosing(
     const closing = { at: new Date(report.closed_at), by: report.closed_by }
     const now = await draftOf(trx, id, input.settle, closing)
     if (now?.report === undefined || canonical(now.report) !== canonical(report)) return false
-    for (const item of now.settled) await store.settleItem(trx, item.id, item.outcome)
+    await store.settleItems(trx, now.settled)
     await store.closeReview(trx, id, { ...closing, report: input.jws })
     await recordReview(trx, review, input.by, { event: 'review.closed', detail: { ...report.counts } })
     return true
   })
+}
+
+// --- Verify -------------------------------------------------------------------------------------------------------------
+
+export interface ReportVerification {
+  ok: boolean
+  /** What is signed; null where nothing is. */
+  review: string | null
+  closed_at: string | null
+  /** `unchecked`: no key was given. */
+  signature: 'good' | 'unchecked' | 'wrong'
+  /** - `report_changed`: what is read beside the signature is not what was signed. */
+  fault: 'not_readable' | 'signature_wrong' | 'report_changed' | null
+}
+
+/**
+ * Whether a report, as the API and the page give it out, is what was signed: with nothing but its text and public keys.
+ *
+ * @param keys of the server that closed the review (RFC 7517); none: the signature is left unchecked, and said so
+ */
+export async function verifyReport(text: string, keys: readonly JWK[]): Promise<ReportVerification> {
+  const file = reportFile.safeParse(parseJson(text)).data
+  const found = { ok: false, review: null, closed_at: null, signature: 'unchecked' } as const
+  if (file === undefined) return { ...found, fault: 'not_readable' }
+  const signed =
+    keys.length === 0 ? undefined : signedReport.safeParse(await openSigned(keys, REPORT_TYPE, file.jws)).data
+  if (keys.length > 0 && signed === undefined) return { ...found, signature: 'wrong', fault: 'signature_wrong' }
+  const told = signed ?? signedReport.safeParse(parseJson(contentOf(file.jws))).data
+  if (told === undefined) return { ...found, fault: 'not_readable' }
+  const isSame = canonical(file.report) === canonical(told)
+  return {
+    ok: isSame,
+    review: told.review_id,
+    closed_at: told.closed_at,
+    signature: signed === undefined ? 'unchecked' : 'good',
+    fault: isSame ? null : 'report_changed',
+  }
+}
+
+const reportFile = z.strictObject({ report: z.record(z.string(), z.unknown()), jws: z.string() })
+const signedReport = z.looseObject({ report_version: z.literal(1), review_id: z.string(), closed_at: z.string() })
+
+const contentOf = (jws: string): string => Buffer.from(jws.split('.')[1] ?? '', 'base64url').toString('utf8')
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
 }
 
 /** RFC 8785. */

@@ -1,5 +1,6 @@
 // SQL of access reviews and what stands in them.
 import { type RawBuilder, type Selectable, sql } from 'kysely'
+import type { Actor, RequestInfo } from '../audit/service.ts'
 import type { OrganizationId, ReviewId, ReviewItemId, WorkspaceId } from '../ids.ts'
 import type { Executor, Trx } from '../store/database.ts'
 import type {
@@ -9,7 +10,7 @@ import type {
   ReviewOutcome,
   ReviewReason,
 } from '../store/tables.ts'
-import type { Counts, Review, ReviewItem } from './rules.ts'
+import { type Counts, noOutcomes, type Outcomes, type Review, type ReviewItem, type Snapshot } from './rules.ts'
 
 type ReviewRow = Selectable<AccessReviewsTable> & { is_due: boolean }
 
@@ -32,14 +33,41 @@ function toReview(row: ReviewRow): Review {
 
 const inDays = (days: number) => sql<Date>`clock_timestamp() + make_interval(days => ${days}::int)`
 
-/** Whether anything lets anybody in there. By connections_by_workspace and the lines' own index. */
-export async function hasCredentials(executor: Executor, workspaceId: WorkspaceId): Promise<boolean> {
-  const { rows } = await sql<{ has: boolean }>`
-    select exists (select from connections where workspace_id = ${workspaceId} and closed_at is null)
-      or exists (select from token_lines where workspace_id = ${workspaceId} and closed_at is null) as has`.execute(
-    executor,
-  )
-  return rows[0]?.has === true
+// --- Changes of a team ---------------------------------------------------------------------------------------------------
+
+/** Where something lets somebody in. By connections_by_workspace and the lines' own index. */
+const HAS_CREDENTIALS = sql`(exists (select from connections c where c.workspace_id = w.id and c.closed_at is null)
+  or exists (select from token_lines t where t.workspace_id = w.id and t.closed_at is null))`
+
+/** One that waits already stays as it is. */
+export async function insertTeamChanges(
+  trx: Trx,
+  change: { workspaceIds: readonly WorkspaceId[]; actor: Actor; request: RequestInfo },
+): Promise<void> {
+  await sql`insert into team_changes (workspace_id, organization_id, actor, request)
+    select w.id, w.organization_id, ${JSON.stringify(change.actor)}::jsonb, ${JSON.stringify(change.request)}::jsonb
+    from workspaces w where w.id = any(${[...change.workspaceIds]}::text[]) and ${HAS_CREDENTIALS}
+    on conflict (workspace_id) do nothing`.execute(trx)
+}
+
+/** Primary key. */
+export async function listTeamChanges(
+  executor: Executor,
+  page: { after: WorkspaceId | undefined; limit: number },
+): Promise<WorkspaceId[]> {
+  const { rows } = await sql<{ workspace_id: WorkspaceId }>`select workspace_id from team_changes
+    where workspace_id > ${page.after ?? ''} order by workspace_id limit ${page.limit}`.execute(executor)
+  return rows.map(({ workspace_id }) => workspace_id)
+}
+
+/** Undefined where another process has taken it. Primary key. */
+export async function takeTeamChange(
+  trx: Trx,
+  workspaceId: WorkspaceId,
+): Promise<{ actor: Actor; request: RequestInfo } | undefined> {
+  const { rows } = await sql<{ actor: Actor; request: RequestInfo }>`
+    delete from team_changes where workspace_id = ${workspaceId} returning actor, request`.execute(trx)
+  return rows[0]
 }
 
 // --- Open ---------------------------------------------------------------------------------------------------------------
@@ -87,23 +115,37 @@ export async function insertReview(
 export interface NewItem {
   id: ReviewItemId
   kind: ReviewItemKind
-  subjectId: string
-  snapshot: Record<string, unknown>
+  subject_id: string
+  snapshot: Snapshot
 }
 
-const MOST_AT_ONCE = 500
+const MOST_AT_ONCE = 1_000
 
-export async function insertItems(trx: Trx, reviewId: ReviewId, items: readonly NewItem[]): Promise<void> {
+/** What is in it already stays as it is. By the unique index of an item's review. @returns how many are new */
+export async function insertItems(trx: Trx, reviewId: ReviewId, items: readonly NewItem[]): Promise<number> {
+  let inserted = 0
   for (let from = 0; from < items.length; from += MOST_AT_ONCE) {
-    const rows = items.slice(from, from + MOST_AT_ONCE).map((item) => ({
-      id: item.id,
-      review_id: reviewId,
-      kind: item.kind,
-      subject_id: item.subjectId,
-      snapshot: JSON.stringify(item.snapshot),
-    }))
-    await trx.insertInto('access_review_items').values(rows).execute()
+    const { numAffectedRows } = await sql`
+      insert into access_review_items (id, review_id, kind, subject_id, snapshot)
+      select id, ${reviewId}, kind, subject_id, snapshot
+      from jsonb_to_recordset(${JSON.stringify(items.slice(from, from + MOST_AT_ONCE))}::jsonb)
+        as given (id text, kind text, subject_id text, snapshot jsonb)
+      on conflict (review_id, subject_id) do nothing`.execute(trx)
+    inserted += Number(numAffectedRows ?? 0)
   }
+  return inserted
+}
+
+/** What was kept, or called changed, is undecided again. By the unique index. @returns how many were */
+export async function takeBackDecisions(trx: Trx, reviewId: ReviewId): Promise<number> {
+  const { numUpdatedRows } = await trx
+    .updateTable('access_review_items')
+    .set({ decision: null, note: null, decided_by: null, decided_at: null, attested: null })
+    .where('review_id', '=', reviewId)
+    .where('outcome', 'is', null)
+    .where('decision', 'is not', null)
+    .executeTakeFirst()
+  return Number(numUpdatedRows)
 }
 
 /** Adds a reason to an open review; its date may only come nearer. */
@@ -135,9 +177,14 @@ function isToBeReviewed(months: number): RawBuilder<boolean> {
 }
 
 /** Workspaces whose time has come. Reads all of them, by access_reviews_by_workspace. */
-export async function listToBeReviewed(executor: Executor, months: number, limit: number): Promise<WorkspaceId[]> {
+export async function listToBeReviewed(
+  executor: Executor,
+  months: number,
+  page: { after: WorkspaceId | undefined; limit: number },
+): Promise<WorkspaceId[]> {
   const { rows } = await sql<{ id: WorkspaceId }>`
-    select w.id from workspaces w where ${isToBeReviewed(months)} order by w.id limit ${limit}`.execute(executor)
+    select w.id from workspaces w where w.id > ${page.after ?? ''} and ${isToBeReviewed(months)}
+    order by w.id limit ${page.limit}`.execute(executor)
   return rows.map(({ id }) => id)
 }
 
@@ -199,7 +246,10 @@ interface ItemRow {
   review_id: ReviewId
   kind: ReviewItemKind
   subject_id: string
-  snapshot: Record<string, unknown>
+  snapshot: Snapshot
+  granted: Snapshot
+  attested: Snapshot | null
+  is_wider: boolean
   decision: ReviewDecision | null
   note: string | null
   decided_by: string | null
@@ -214,6 +264,9 @@ function toItem(row: ItemRow): ReviewItem {
     kind: row.kind,
     subjectId: row.subject_id,
     snapshot: row.snapshot,
+    granted: row.granted,
+    attested: row.attested,
+    isWider: row.is_wider,
     decision: row.decision,
     note: row.note,
     decidedBy: row.decided_by,
@@ -223,37 +276,115 @@ function toItem(row: ItemRow): ReviewItem {
   }
 }
 
-/** By primary keys. */
-const ITEMS = sql`select i.*, coalesce(c.closed_at, t.closed_at) is not null as is_ended
-  from access_review_items i
+/** Items with what they are about. By primary keys. */
+const FROM_ITEMS = sql`from access_review_items i
   left join connections c on c.id = i.subject_id
-  left join token_lines t on t.id = i.subject_id`
+  left join token_lines t on t.id = i.subject_id
+  left join token_policies p on p.workspace_id = i.subject_id`
+
+const IS_ENDED = sql<boolean>`(coalesce(c.closed_at, t.closed_at) is not null)`
+
+/** As a snapshot says it. */
+const GRANTED = sql<Snapshot>`case i.kind
+  when 'connection' then jsonb_build_object('resources', coalesce(c.approved -> 'resources', '{}'))
+  when 'token' then jsonb_build_object(
+    'permissions', t.permissions, 'resources', t.resources, 'ip_allow_list', t.ip_allow_list)
+  else jsonb_build_object(
+    'tokens_forbidden', coalesce(p.tokens_forbidden, false), 'expiry_required', coalesce(p.expiry_required, false),
+    'max_age_days', p.max_age_days, 'environments', p.environments) end`
+
+/** Lists of scopes, by API: of those one holds the other, or does not. */
+const scopesIn = (resources: RawBuilder<unknown>) => sql`(
+  select coalesce(jsonb_object_agg(api.key, to_jsonb(string_to_array(api.value, ' '))), '{}') from jsonb_each_text(${resources}) api)`
+
+/** What is less than what was attested, in scopes, permissions or addresses, stays attested; a policy must be the same. */
+const IS_WIDER = sql<boolean>`(i.attested is not null and i.outcome is null and not case i.kind
+  when 'connection' then ${scopesIn(sql`i.attested -> 'resources'`)} @> ${scopesIn(sql`c.approved -> 'resources'`)}
+  else i.attested @> ${GRANTED} end)`
+
+/** What `outcomeOf` says nothing of. */
+const IS_UNDECIDED = sql<boolean>`(i.outcome is null and not ${IS_ENDED} and (i.decision is null or ${IS_WIDER}))`
+
+const ITEMS = sql`select i.*, ${IS_ENDED} as is_ended, ${GRANTED} as granted, ${IS_WIDER} as is_wider ${FROM_ITEMS}`
+
+export interface ItemPage {
+  after?: string | undefined
+  limit?: number | undefined
+}
 
 /** In the order in which they were put in. By the unique index of an item's review. */
-export async function listItems(executor: Executor, reviewId: ReviewId): Promise<ReviewItem[]> {
-  const { rows } = await sql<ItemRow>`${ITEMS} where i.review_id = ${reviewId} order by i.id`.execute(executor)
+export async function listItems(executor: Executor, reviewId: ReviewId, page: ItemPage = {}): Promise<ReviewItem[]> {
+  const { rows } = await sql<ItemRow>`${ITEMS} where i.review_id = ${reviewId} and i.id > ${page.after ?? ''}
+    order by i.id limit ${page.limit ?? null}::bigint`.execute(executor)
   return rows.map(toItem)
+}
+
+/** Primary key. */
+export async function findItem(executor: Executor, reviewId: ReviewId, id: string): Promise<ReviewItem | undefined> {
+  const { rows } = await sql<ItemRow>`${ITEMS} where i.id = ${id} and i.review_id = ${reviewId}`.execute(executor)
+  return rows[0] && toItem(rows[0])
 }
 
 /** What `countsOf` says of each of these reviews. By the unique index of an item's review. */
 export async function listCounts(executor: Executor, reviewIds: readonly ReviewId[]): Promise<Map<string, Counts>> {
   const { rows } = await sql<{ review_id: ReviewId; items: number; undecided: number }>`
-    select i.review_id, count(*)::int as items, count(*) filter (
-      where i.outcome is null and i.decision is null and coalesce(c.closed_at, t.closed_at) is null)::int as undecided
-    from access_review_items i
-    left join connections c on c.id = i.subject_id
-    left join token_lines t on t.id = i.subject_id
-    where i.review_id = any(${[...reviewIds]}::text[]) group by i.review_id`.execute(executor)
+    select i.review_id, count(*)::int as items, (count(*) filter (where ${IS_UNDECIDED}))::int as undecided
+    ${FROM_ITEMS} where i.review_id = any(${[...reviewIds]}::text[]) group by i.review_id`.execute(executor)
   return new Map(
     rows.map(({ review_id, items, undecided }) => [review_id, { items, decided: items - undecided, undecided }]),
   )
 }
 
-/** Locks an item to decide it, or to settle it. Primary key. */
+export interface Tally {
+  kinds: Record<ReviewItemKind, number>
+  /** Of what is final. */
+  outcomes: Outcomes
+}
+
+/** By the unique index of an item's review. */
+export async function tallyItems(executor: Executor, reviewId: ReviewId): Promise<Tally> {
+  const { rows } = await sql<{ kind: ReviewItemKind; outcome: ReviewOutcome | null; count: number }>`
+    select kind, outcome, count(*)::int as count from access_review_items
+    where review_id = ${reviewId} group by kind, outcome`.execute(executor)
+  const tally: Tally = { kinds: { connection: 0, token: 0, token_policy: 0 }, outcomes: noOutcomes() }
+  for (const { kind, outcome, count } of rows) {
+    tally.kinds[kind] += count
+    if (outcome !== null) tally.outcomes[outcome] += count
+  }
+  return tally
+}
+
+/** Locks an item to decide it. Primary key. */
 export async function lockItem(trx: Trx, reviewId: ReviewId, id: string): Promise<ReviewItem | undefined> {
   const { rows } = await sql<ItemRow>`
     ${ITEMS} where i.id = ${id} and i.review_id = ${reviewId} for update of i`.execute(trx)
   return rows[0] && toItem(rows[0])
+}
+
+/** Locks items to settle them, in one order. Primary key. */
+export async function lockItems(trx: Trx, ids: readonly ReviewItemId[]): Promise<ReviewItem[]> {
+  const { rows } = await sql<ItemRow>`
+    ${ITEMS} where i.id = any(${[...ids]}::text[]) order by i.id for update of i`.execute(trx)
+  return rows.map(toItem)
+}
+
+/** Locks credentials, in one order, before what is decided of them: the lock order. By primary keys. */
+export async function lockSubjects(trx: Trx, ids: readonly string[]): Promise<void> {
+  await sql`select 1 from connections where id = any(${[...ids]}::text[]) order by id for update`.execute(trx)
+  await sql`select 1 from token_lines where id = any(${[...ids]}::text[]) order by id for update`.execute(trx)
+}
+
+/** Credentials that nobody has attested; the first ones. By the unique index of an item's review. */
+export async function listUnattested(
+  executor: Executor,
+  reviewId: ReviewId,
+  limit: number,
+): Promise<Array<{ id: ReviewItemId; subjectId: string }>> {
+  const { rows } = await sql<{ id: ReviewItemId; subjectId: string }>`
+    select i.id, i.subject_id as "subjectId" ${FROM_ITEMS}
+    where i.review_id = ${reviewId} and i.kind <> 'token_policy' and ${IS_UNDECIDED}
+    order by i.id limit ${limit}`.execute(executor)
+  return rows
 }
 
 /** What an item is about; it never changes. Primary key. */
@@ -271,7 +402,13 @@ export async function findSubject(executor: Executor, id: string): Promise<strin
 export async function decideItem(
   trx: Trx,
   id: ReviewItemId,
-  decided: { decision: ReviewDecision; note: string | null; by: string; outcome: ReviewOutcome | null },
+  decided: {
+    decision: ReviewDecision
+    note: string | null
+    by: string
+    attested: Snapshot | null
+    outcome: ReviewOutcome | null
+  },
 ): Promise<void> {
   await trx
     .updateTable('access_review_items')
@@ -280,26 +417,31 @@ export async function decideItem(
       note: decided.note,
       decided_by: decided.by,
       decided_at: sql<Date>`clock_timestamp()`,
+      attested: decided.attested && JSON.stringify(decided.attested),
       outcome: decided.outcome,
     })
     .where('id', '=', id)
     .execute()
 }
 
-export async function settleItem(trx: Trx, id: ReviewItemId, outcome: ReviewOutcome): Promise<void> {
-  await trx.updateTable('access_review_items').set({ outcome }).where('id', '=', id).execute()
+/** Primary key. */
+export async function settleItems(
+  trx: Trx,
+  items: ReadonlyArray<{ id: ReviewItemId; outcome: ReviewOutcome }>,
+): Promise<void> {
+  await sql`update access_review_items i set outcome = settled.outcome
+    from unnest(${items.map(({ id }) => id)}::text[], ${items.map(({ outcome }) => outcome)}::text[]) settled (id, outcome)
+    where i.id = settled.id`.execute(trx)
 }
 
 /** Open reviews whose date has come. By access_reviews_due. */
-export async function listDue(executor: Executor, limit: number): Promise<ReviewId[]> {
-  const rows = await executor
-    .selectFrom('access_reviews')
-    .select('id')
-    .where('closed_at', 'is', null)
-    .where('due_at', '<=', sql<Date>`clock_timestamp()`)
-    .orderBy('due_at')
-    .limit(limit)
-    .execute()
+export async function listDue(
+  executor: Executor,
+  page: { after: ReviewId | undefined; limit: number },
+): Promise<ReviewId[]> {
+  const { rows } = await sql<{ id: ReviewId }>`select id from access_reviews
+    where closed_at is null and due_at <= clock_timestamp() and id > ${page.after ?? ''}
+    order by id limit ${page.limit}`.execute(executor)
   return rows.map(({ id }) => id)
 }
 

@@ -63,6 +63,8 @@ export interface Outside {
   lists(): Promise<string[]>
   /** The highest seq in the database. */
   head(): Promise<number>
+  /** Says under the newest key how far the list is: a sink whose lines only an older key vouches for is none without that. */
+  vouch(): Promise<void>
   /** Waits for what is being sent, a second at most. */
   close(): Promise<void>
 }
@@ -87,8 +89,7 @@ export function createOutside({ db, sink, signer, onError }: OutsideDeps): Outsi
 
   /** The first line of a list: from here on, a sink without it is not this one. */
   async function begin({ lineage: list, head }: store.Standing): Promise<void> {
-    const entry: WrittenEntry = { ...NOTHING_SAID, seq: head, changedAt: Math.floor(Date.now() / 1000) }
-    await sink.append([await lineOf(signer, list, entry)])
+    await sink.append([await lineOf(signer, list, beginningAt(head))])
     await store.beginSink(db, head)
   }
 
@@ -180,6 +181,10 @@ export function createOutside({ db, sink, signer, onError }: OutsideDeps): Outsi
       return [...lists]
     },
     head: async () => (await standing()).head,
+    async vouch() {
+      const { lineage: list, head, sentHead } = await standing()
+      if (sentHead !== null) await sink.append([await lineOf(signer, list, beginningAt(head))])
+    },
     async close() {
       await inTime(Promise.all(sending))
     },
@@ -191,6 +196,10 @@ async function inTime(sent: Promise<unknown>): Promise<void> {
   const late = Promise.withResolvers<undefined>()
   const timer = setTimeout(late.resolve, MOST_WAIT_MS)
   await Promise.race([sent, late.promise]).finally(() => clearTimeout(timer))
+}
+
+function beginningAt(seq: number): WrittenEntry {
+  return { ...NOTHING_SAID, seq, changedAt: Math.floor(Date.now() / 1000) }
 }
 
 async function lineOf(signer: SinkSigner, list: string, entry: WrittenEntry): Promise<string> {

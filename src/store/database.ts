@@ -131,6 +131,9 @@ export async function readTime(executor: Executor): Promise<Date> {
   return rows[0].now
 }
 
+/** The first day of the month in which the transaction began: UTC, by the database's clock. */
+export const THIS_MONTH = sql`date_trunc('month', now() at time zone 'utc')::date`
+
 const RETRYABLE = new Set(['40001', '40P01']) // serialization failure, deadlock
 const MOST_TRIES = 3
 

@@ -68,17 +68,21 @@ function oneAtATime(db: Db, work: (connection: Db) => Promise<void>): Promise<vo
 
 const MONTHS_AHEAD = 12
 
-/** One partition of the audit log a month, for a year ahead; what falls outside goes to the default one. */
+const BY_MONTH = ['audit_events', 'usage_events']
+
+/** One partition a month, for a year ahead; what falls outside goes to the default one. */
 async function makePartitions(db: Db): Promise<void> {
   const now = new Date()
   for (let month = 0; month <= MONTHS_AHEAD; month++) {
     const from = new Date(Date.UTC(now.getUTCFullYear(), now.getUTCMonth() + month, 1))
     const to = new Date(Date.UTC(now.getUTCFullYear(), now.getUTCMonth() + month + 1, 1))
-    const name = `audit_events_${from.toISOString().slice(0, 7).replace('-', '_')}`
-    await sql`create table if not exists ${sql.table(name)} partition of audit_events
-      for values from (${sql.lit(from.toISOString())}) to (${sql.lit(to.toISOString())})`
-      .execute(db)
-      .catch(unlessBegun)
+    for (const table of BY_MONTH) {
+      const name = `${table}_${from.toISOString().slice(0, 7).replace('-', '_')}`
+      await sql`create table if not exists ${sql.table(name)} partition of ${sql.table(table)}
+        for values from (${sql.lit(from.toISOString())}) to (${sql.lit(to.toISOString())})`
+        .execute(db)
+        .catch(unlessBegun)
+    }
   }
 }
 
@@ -100,7 +104,7 @@ function unlessBegun(error: unknown): void {
 }
 
 /** Tables whose rows the server may add and never change: the database itself refuses. */
-const APPEND_ONLY = ['audit_events', 'audit_chain', 'audit_checkpoints']
+const APPEND_ONLY = ['audit_events', 'audit_chain', 'audit_checkpoints', 'usage_events']
 
 async function grantTo(db: Db, role: string): Promise<void> {
   const to = sql.id(role)
@@ -110,7 +114,7 @@ async function grantTo(db: Db, role: string): Promise<void> {
   const { rows } = await sql<{ name: string }>`
     select c.relname as name from pg_class c
     where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')
-      and (c.relname like 'audit_events%' or c.relname in ('audit_chain', 'audit_checkpoints', 'audit_archives') or c.relname like 'kysely_migration%')`.execute(
+      and (c.relname like 'audit_events%' or c.relname like 'usage_events%' and c.relname <> 'usage_event_ids' or c.relname in ('audit_chain', 'audit_checkpoints', 'audit_archives') or c.relname like 'kysely_migration%')`.execute(
     db,
   )
   for (const { name } of rows) {

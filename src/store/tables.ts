@@ -2,11 +2,13 @@
 import type { ColumnType, Generated, JSONColumnType } from 'kysely'
 import type {
   ConnectionId,
+  DataKeyId,
   FamilyId,
   InvitationId,
   KeyId,
   NoticeId,
   OrganizationId,
+  ProviderConnectionId,
   ReviewId,
   ReviewItemId,
   UserId,
@@ -36,6 +38,8 @@ interface UsersTable {
 interface OrganizationsTable {
   id: OrganizationId
   name: string
+  /** ISO 4217. */
+  currency: Generated<string>
   created_at: CreatedAt
 }
 
@@ -177,6 +181,34 @@ interface SigningKeysTable {
   state: 'published' | 'active' | 'retired'
   sealed_jwk: string
   created_at: CreatedAt
+}
+
+export interface DataKeysTable {
+  id: DataKeyId
+  organization_id: OrganizationId
+  sealed_key: string
+  created_at: CreatedAt
+  retired_at: Date | null
+}
+
+export type ProviderStatus = 'pending_verification' | 'verified' | 'failed'
+
+export interface ProviderConnectionsTable {
+  id: ProviderConnectionId
+  organization_id: OrganizationId
+  workspace_id: WorkspaceId
+  provider_type: string
+  credentials_type: string
+  sealed_credentials: string
+  data_key_id: DataKeyId
+  base_url: string | null
+  status: Generated<ProviderStatus>
+  status_reason: string | null
+  checked_at: Date | null
+  version: Generated<number>
+  created_by: string
+  created_at: CreatedAt
+  changed_at: ColumnType<Date, never, Date>
 }
 
 interface ServerKeysTable {
@@ -335,7 +367,17 @@ export interface AccessReviewItemsTable {
   note: string | null
   decided_by: string | null
   decided_at: Date | null
+  /** What it was then. */
+  attested: JSONColumnType<Json> | null
   outcome: ReviewOutcome | null
+}
+
+export interface TeamChangesTable {
+  workspace_id: WorkspaceId
+  organization_id: OrganizationId
+  actor: JSONColumnType<Json>
+  request: JSONColumnType<Json>
+  changed_at: CreatedAt
 }
 
 export type NoticeKind = 'token_expiring' | 'rotation_required' | 'token_unused' | 'review_due'
@@ -359,6 +401,10 @@ interface NoticeMailsTable {
   outcome: 'sent' | 'refused' | 'not_concerned' | null
   settled_at: Date | null
 }
+
+export type BudgetMode = 'soft' | 'hard'
+export type ReservationState = 'held' | 'settled' | 'released' | 'expired'
+export type ViolationKind = 'refused' | 'overrun' | 'soft_cap'
 
 interface IdempotencyKeysTable {
   scope: string
@@ -432,6 +478,8 @@ export interface Database extends EphemeralTables {
   replay_ids: ReplayIdsTable
   signing_keys: SigningKeysTable
   server_keys: ServerKeysTable
+  data_keys: DataKeysTable
+  provider_connections: ProviderConnectionsTable
   revocation_entries: RevocationEntriesTable
   revocation_list: RevocationListTable
   leases: LeasesTable
@@ -443,6 +491,7 @@ export interface Database extends EphemeralTables {
   idempotency_keys: IdempotencyKeysTable
   access_reviews: AccessReviewsTable
   access_review_items: AccessReviewItemsTable
+  team_changes: TeamChangesTable
   notices: NoticesTable
   notice_mails: NoticeMailsTable
   client_sessions: ClientSessionsTable

@@ -17,6 +17,7 @@ import {
 import { type AccessTokenClaims, type AccessTokens, parseVersion } from '../oauth/access-tokens.ts'
 import { findReached } from '../organizations/service.ts'
 import { lockAuthority, lockOrganizationAuthority } from '../principals/service.ts'
+import { type Counter, createCounter } from '../store/counter.ts'
 import { type Db, reading, type Trx, transact } from '../store/database.ts'
 import type { EphemeralStore } from '../store/ephemeral.ts'
 import type { Environment } from '../store/tables.ts'
@@ -35,10 +36,14 @@ export interface ValidationDeps {
   uses: Pick<Uses, 'refused'>
 }
 
+type Parts = ValidationDeps & { counter: Counter }
+
 /** A credential that was judged good, and how to judge it again. */
 export interface Standing {
   credential: Presented
   refusal(): Promise<Refused | undefined>
+  /** What may have ended it besides its credential, person and place, which a transaction locks: entries of the list. */
+  isEndedIn(trx: Trx): Promise<boolean>
 }
 
 export interface Validation {
@@ -70,20 +75,26 @@ const MOST_VALIDATIONS = 600
 /** Of one that has ended: these are recorded one by one, the others together. */
 const MOST_REFUSALS_EACH = 30
 
-export function createValidation(deps: ValidationDeps): Validation {
+export function createValidation(given: ValidationDeps): Validation {
+  const deps: Parts = { ...given, counter: createCounter(given.ephemeral) }
   return {
     async admit(value, request) {
       const judged = await judge(deps, value, request.address)
       if (judged === undefined) throw new AppError('unauthorized')
-      const { credential, refused } = judged
+      const { credential, refused, claims } = judged
       if (refused !== undefined) return refuse(deps, credential, refused, request)
-      return { credential, refusal: async () => (await judge(deps, value, request.address))?.refused }
+      return {
+        credential,
+        refusal: async () => (await judge(deps, value, request.address))?.refused,
+        isEndedIn: async (trx) => claims !== undefined && deps.accessTokens.isEndedIn(trx, claims),
+      }
     },
 
-    async validate({ credential, refusal }, expected, request) {
+    async validate(standing, expected, request) {
+      const { credential, refusal } = standing
       await requireFewer(deps, credential)
       const mismatch = mismatchOf(credential, { ...expected, workspace: await workspaceOf(deps, expected) })
-      const written = await recordStanding(deps, credential, outcomeOf(credential, mismatch, request))
+      const written = await recordStanding(deps, standing, outcomeOf(credential, mismatch, request))
       // It ended between the two: what is recorded as a pass must have stood when it was recorded.
       if (written === undefined) return refuse(deps, credential, (await refusal()) ?? 'ended', request)
       if (mismatch !== undefined) throw new AppError(mismatch.reason)
@@ -97,6 +108,8 @@ export function createValidation(deps: ValidationDeps): Validation {
 interface Judged {
   credential: Presented
   refused: Refused | undefined
+  /** Of a JWT. */
+  claims?: AccessTokenClaims
 }
 
 /**
@@ -111,7 +124,7 @@ async function judge(deps: ValidationDeps, value: string, address: string | unde
   const credential = claims && (await ofClaims(deps, claims))
   if (claims === undefined || credential === undefined) return undefined
   const refused = await deps.accessTokens.refusal(claims)
-  return { credential, refused: refused ?? (claims.cnf === undefined ? undefined : 'bound') }
+  return { credential, claims, refused: refused ?? (claims.cnf === undefined ? undefined : 'bound') }
 }
 
 function ofToken(token: TokenRecord): Presented {
@@ -156,8 +169,8 @@ async function workspaceOf(deps: ValidationDeps, { workspaceId }: Expectations) 
 
 // --- What is recorded ------------------------------------------------------------------------------------------------------
 
-async function requireFewer(deps: ValidationDeps, { authority }: Presented): Promise<void> {
-  const { count, resetsInSeconds } = await deps.ephemeral.increment('validation', authority.id, WINDOW_SECONDS)
+async function requireFewer(deps: Parts, { authority }: Presented): Promise<void> {
+  const { count, resetsInSeconds } = await deps.counter.increment('validation', authority.id, WINDOW_SECONDS)
   if (count > MOST_VALIDATIONS) throw new AppError('too_many_requests', { retryAfterSeconds: resetsInSeconds })
 }
 
@@ -186,13 +199,16 @@ function outcomeOf(credential: Presented, mismatch: Mismatch | undefined, reques
 /** Under a lock on what it stands by, so that the log never shows a pass after an end. @returns undefined where it has ended */
 async function recordStanding(
   deps: ValidationDeps,
-  credential: Presented,
+  { credential, isEndedIn }: Standing,
   event: AuditEvent,
 ): Promise<AuditRecord | undefined> {
   try {
     return await transact(deps.db, async (trx) => {
       await lock(trx, credential)
-      return recordAndRead(trx, event)
+      const written = await recordAndRead(trx, event)
+      // Afterwards: whatever is not on the list yet is answered later than the time that the record has.
+      if (await isEndedIn(trx)) throw new AppError('unauthorized')
+      return written
     })
   } catch (error) {
     if (error instanceof AppError && error.status >= 400 && error.status < 500) return undefined
@@ -205,14 +221,9 @@ async function lock(trx: Trx, { authority, organizationId, workspaceId }: Presen
   else await lockAuthority(trx, authority, workspaceId, { role: 'viewer' })
 }
 
-async function refuse(
-  deps: ValidationDeps,
-  credential: Presented,
-  reason: Refused,
-  request: RequestInfo,
-): Promise<never> {
+async function refuse(deps: Parts, credential: Presented, reason: Refused, request: RequestInfo): Promise<never> {
   const { authority, organizationId, workspaceId, userId, clientId } = credential
-  const { count } = await deps.ephemeral.increment('validation-refused', authority.id, WINDOW_SECONDS)
+  const { count } = await deps.counter.increment('validation-refused', authority.id, WINDOW_SECONDS)
   if (count > MOST_REFUSALS_EACH) {
     const { id: credentialId, version } = authority
     const known = { credentialId, version, organizationId, workspaceId, userId, clientId, reason, request }

@@ -1,6 +1,6 @@
 // The life of tokens: created, rotated, cut over, revoked. Organization keys are the same thing one level up. A value is
 // in the one answer that made it; what is kept of it is a digest.
-import { type Actor, type RequestInfo, record } from '../audit/service.ts'
+import { type Actor, type RequestInfo, record, recordAll } from '../audit/service.ts'
 import { digestOf, type Secret } from '../crypto/secret.ts'
 import { newToken } from '../crypto/token-value.ts'
 import { AppError } from '../errors.ts'
@@ -9,7 +9,7 @@ import { isKeyId, type KeyId, newId, type WorkspaceId } from '../ids.ts'
 import { isAtLeast } from '../organizations/rules.ts'
 import { lockWorkspaceForUpdate } from '../organizations/store.ts'
 import type { Authority } from '../principals/rules.ts'
-import { type Authorised, actorOf, lockAdmin, lockAuthority, type Owner } from '../principals/service.ts'
+import { type Authorised, actorOf, lockAdmin, lockAuthority, lockPeople, type Owner } from '../principals/service.ts'
 import type { ResourceServers } from '../resource-servers/service.ts'
 import type { RevocationList, Revoke } from '../revocation/service.ts'
 import type { RevocationChange } from '../revocation/store.ts'
@@ -491,30 +491,37 @@ export const listTokensOfPerson = store.listOfPerson
 export const lockTokensOfPerson = store.lockOfPerson
 
 /**
- * Whoever made a token has left, or is no admin any more, and may still know its value: it must be rotated. Part of the
- * transaction of what happened to the person.
+ * Whoever made tokens has left, or is no admin any more, and may still know their values: they must be rotated. Part of the
+ * transaction of what happened to the person, which may have made thousands. They are locked by now.
  */
-export async function requireRotation(
+export async function requireRotations(
   trx: Trx,
-  line: store.TokenLine,
+  lines: readonly store.TokenLine[],
   by: { reason: RotationReason; actor: Actor; request: RequestInfo },
 ): Promise<void> {
+  if (lines.length === 0) return
   const { reason, actor, request } = by
-  const unmet = rotationRequired(line, line.versions, await readTime(trx))
-  if (unmet?.reason === reason && line.rotationRequiredBelow === line.version + 1) return
-  const until = await store.requireRotation(trx, line, { days: ROTATE_WITHIN_DAYS, keeps: unmet?.by, reason })
-  await record(trx, {
-    event: 'token.rotation_required',
-    status: 'pass',
-    actor,
-    request,
-    organizationId: line.organizationId,
-    workspaceId: line.workspaceId,
-    userId: line.userId,
-    credentialId: line.id,
-    tokenVersion: line.version,
-    detail: { by: until.toISOString(), reason },
-  })
+  const now = await readTime(trx)
+  const due = lines
+    .map((line) => ({ line, unmet: rotationRequired(line, line.versions, now) }))
+    .filter(({ line, unmet }) => unmet?.reason !== reason || line.rotationRequiredBelow !== line.version + 1)
+    .map(({ line, unmet }) => ({ line, keeps: unmet?.by }))
+  const until = await store.requireRotations(trx, due, { days: ROTATE_WITHIN_DAYS, reason })
+  await recordAll(
+    trx,
+    due.map(({ line }) => ({
+      event: 'token.rotation_required',
+      status: 'pass',
+      actor,
+      request,
+      organizationId: line.organizationId,
+      workspaceId: line.workspaceId,
+      userId: line.userId,
+      credentialId: line.id,
+      tokenVersion: line.version,
+      detail: { by: until.get(line.id)?.toISOString() ?? null, reason },
+    })),
+  )
 }
 
 // --- Read ---------------------------------------------------------------------------------------------------------------
@@ -560,6 +567,7 @@ export function setPolicy(
   input: { workspaceId: string; policy: TokenPolicy } & By,
 ): Promise<TokenPolicy> {
   return transact(deps.db, async (trx) => {
+    await lockPeople(trx, input.authority)
     await lockWorkspaceForUpdate(trx, input.workspaceId) // first, or who makes a token now would be waited for in a circle
     const place = await lockAuthority(trx, input.authority, input.workspaceId, { role: 'admin', recentSignIn: true })
     await store.putPolicy(trx, place.workspaceId, input.policy)

@@ -118,11 +118,7 @@ async function withVersions(
   const versions = await executor
     .selectFrom('token_versions')
     .selectAll()
-    .where(
-      'token_id',
-      'in',
-      rows.map(({ id }) => id),
-    ) // primary key
+    .where('token_id', '=', sql<KeyId>`any(${rows.map(({ id }) => id)}::text[])`) // primary key; as many as there are
     .orderBy('version', 'desc')
     .execute()
   const byLine = Map.groupBy(versions, (version) => version.token_id)
@@ -340,25 +336,21 @@ export async function lockOfPerson(trx: Trx, userId: UserId, within: Within): Pr
   return withVersions(trx, await ofPerson(trx, userId, within).forUpdate().execute())
 }
 
-/** A duty that was not met yet keeps its date. @returns by when */
-export async function requireRotation(
+/** A duty that was not met yet keeps its date. Primary key. @returns by when, of each */
+export async function requireRotations(
   trx: Trx,
-  line: TokenLine,
-  duty: { days: number; keeps: Date | undefined; reason: string },
-): Promise<Date> {
-  const { rotation_required_by } = await trx
-    .updateTable('token_lines')
-    .set({
-      rotation_required_by:
-        duty.keeps ?? sql<Date>`date_trunc('second', clock_timestamp()) + make_interval(days => ${duty.days}::int)`,
-      rotation_required_below: line.version + 1,
-      rotation_required_reason: duty.reason,
-    })
-    .where('id', '=', line.id)
-    .returning('rotation_required_by')
-    .executeTakeFirstOrThrow()
-  if (rotation_required_by === null) throw new Error('the rotation has no date')
-  return rotation_required_by
+  lines: ReadonlyArray<{ line: Pick<TokenLine, 'id'>; keeps: Date | undefined }>,
+  duty: { days: number; reason: string },
+): Promise<Map<KeyId, Date>> {
+  const ids = lines.map(({ line }) => line.id)
+  const keeps = lines.map((each) => each.keeps?.toISOString() ?? null)
+  const { rows } = await sql<{ id: KeyId; until: Date }>`
+    update token_lines t set rotation_required_by = coalesce(due.keeps,
+        date_trunc('second', clock_timestamp()) + make_interval(days => ${duty.days}::int)),
+      rotation_required_below = t.version + 1, rotation_required_reason = ${duty.reason}
+    from unnest(${ids}::text[], ${keeps}::timestamptz[]) due (id, keeps)
+    where t.id = due.id returning t.id, t.rotation_required_by as until`.execute(trx)
+  return new Map(rows.map(({ id, until }) => [id, until]))
 }
 
 /** No value from before works any more: the duty is met. Primary key. */

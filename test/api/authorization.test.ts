@@ -3,6 +3,7 @@
 import { sql } from 'kysely'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { newId, newUserId } from '../../src/ids.ts'
+import { PROVIDER_TYPES } from '../../src/provider-types/registry.ts'
 import {
   type Answer,
   type ApiWorld,
@@ -108,6 +109,8 @@ const WORKSPACE_MANAGE: Expected = {
     403,
   ),
 }
+/** What is looked at in a review closes none. */
+const WORKSPACE_ATTEST: Expected = { ...WORKSPACE_MANAGE, ...each(['token', 'JWT of the token'], 403) }
 const WORKSPACE_MANAGE_FROM_ABOVE: Expected = { ...WORKSPACE_MANAGE, ...each(OF_ONE_WORKSPACE, 403) }
 const BY_ITS_OWNER: Expected = {
   ...WORKSPACE_MANAGE_FROM_ABOVE,
@@ -152,6 +155,7 @@ const JOBS = {
   ...NEVER,
   ...each(['token', 'token of another workspace', 'JWT of the token'], 'in'),
 } as Expected
+const ITS_WORKSPACES: Expected = { ...JOBS, 'token of another workspace': 404 }
 /** Each sees the log of what it administers; a person who administers no organization names the workspace. */
 const AUDIT = {
   ...WORKSPACE_READ_AS_ADMIN,
@@ -234,6 +238,29 @@ async function aClosedReview() {
     server.db,
   )
   return { review_id: id }
+}
+
+/** One a provider and workspace: the one before goes. */
+async function noProvider() {
+  await sql`delete from provider_connections`.execute(server.db)
+  return {}
+}
+async function aProvider() {
+  await noProvider()
+  const path = `/workspaces/${world.workspaceId}/providers`
+  const { body } = await call(server, bearer(world.key), 'POST', path, { body: A_PROVIDER })
+  return { provider_id: String(body.id) }
+}
+const A_PROVIDER = {
+  provider_type: 'anthropic',
+  credentials_type: 'api_token',
+  credentials: { api_token: 'sk-ant-of-the-matrix' },
+  base_url: 'https://gateway.invalid',
+}
+async function aReservation() {
+  const asked = { body: { amount: '0' }, headers: { 'x-trace-id': 'matrix' } }
+  const { body } = await call(server, callers.token, 'POST', '/reservations', asked)
+  return { reservation_id: String(body.id) }
 }
 
 const W = '/workspaces/:workspace_id'
@@ -397,7 +424,7 @@ const TABLE: Record<string, Row> = {
     body: NONSENSE,
     prepare: aReview,
   },
-  [`POST ${W}/reviews/:review_id/close`]: { expected: WORKSPACE_MANAGE, status: 409, prepare: aReview },
+  [`POST ${W}/reviews/:review_id/close`]: { expected: WORKSPACE_ATTEST, status: 409, prepare: aReview },
   [`GET ${W}/notices`]: { expected: WORKSPACE_READ_AS_ADMIN, status: 200 },
   'POST /credentials/revoke': { expected: ANYONE, status: 400, body: NONSENSE },
   'GET /access/validate': { expected: ANY_CREDENTIAL, status: 200 },
@@ -407,6 +434,69 @@ const TABLE: Record<string, Row> = {
     body: () => ({ event: 'import.finished', status: 'pass' }),
     headers: { 'x-trace-id': 'matrix' },
   },
+  'POST /events': {
+    expected: JOBS,
+    status: 400,
+    body: NONSENSE,
+    headers: { 'x-trace-id': 'matrix' },
+  },
+  'POST /reservations': {
+    expected: JOBS,
+    status: 201,
+    body: () => ({ amount: '0' }),
+    headers: { 'x-trace-id': 'matrix' },
+  },
+  'GET /reservations/:reservation_id': { expected: ITS_WORKSPACES, status: 200, prepare: aReservation },
+  'POST /reservations/:reservation_id/settle': {
+    expected: JOBS,
+    status: 400,
+    body: NONSENSE,
+    headers: { 'x-trace-id': 'matrix' },
+    prepare: aReservation,
+  },
+  'POST /reservations/:reservation_id/release': { expected: ITS_WORKSPACES, status: 200, prepare: aReservation },
+  [`GET ${W}/budget`]: { expected: WORKSPACE_READ_AS_MEMBER, status: 200 },
+  [`PUT ${W}/budget`]: { expected: WORKSPACE_MANAGE, status: 400, body: NONSENSE },
+  [`DELETE ${W}/budget`]: { expected: WORKSPACE_MANAGE, status: 204 },
+  [`GET ${W}/usage`]: { expected: WORKSPACE_READ_AS_MEMBER, status: 200 },
+  [`GET ${W}/usage/events`]: { expected: WORKSPACE_READ_AS_MEMBER, status: 200 },
+  [`GET ${W}/violations`]: { expected: WORKSPACE_READ_AS_MEMBER, status: 200 },
+  [`GET ${O}/spend`]: { expected: ORGANIZATION_READ_AS_ADMIN, status: 200 },
+  [`GET ${O}/spend/export`]: { expected: ORGANIZATION_READ_AS_ADMIN, status: 200 },
+  [`GET ${O}/violations`]: { expected: ORGANIZATION_READ_AS_ADMIN, status: 200 },
+  [`GET ${W}/providers`]: { expected: WORKSPACE_READ_AS_MEMBER, status: 200 },
+  [`POST ${W}/providers`]: {
+    expected: WORKSPACE_MANAGE,
+    status: 201,
+    body: () => A_PROVIDER,
+    recent: true,
+    prepare: noProvider,
+  },
+  [`GET ${W}/providers/:provider_id`]: { expected: WORKSPACE_READ_AS_MEMBER, status: 200, prepare: aProvider },
+  [`PUT ${W}/providers/:provider_id`]: {
+    expected: WORKSPACE_MANAGE,
+    status: 200,
+    body: () => ({ ...A_PROVIDER, provider_type: undefined }),
+    recent: true,
+    prepare: aProvider,
+  },
+  [`POST ${W}/providers/:provider_id/verify`]: { expected: WORKSPACE_MANAGE, status: 200, prepare: aProvider },
+  [`DELETE ${W}/providers/:provider_id`]: { expected: WORKSPACE_MANAGE, status: 204, prepare: aProvider },
+  // What is let in finds no connection to a provider.
+  ...Object.fromEntries(
+    PROVIDER_TYPES.flatMap(({ type, endpoints }) =>
+      endpoints.map(({ method, path }): [string, Row] => [
+        `${method} /proxy/${type}${path}`,
+        {
+          expected: JOBS,
+          status: 404,
+          prepare: noProvider,
+          ...(method === 'GET' ? {} : { body: () => ({ model: 'm' }) }),
+        },
+      ]),
+    ),
+  ),
+  [`PUT ${O}/currency`]: { expected: ORGANIZATION_MANAGE, status: 400, body: NONSENSE },
 }
 
 // --- The callers -----------------------------------------------------------------------------------------------------

@@ -49,7 +49,8 @@ function callerOf({ rule, traced }: Route): Credential {
   return { headers: { ...bearer(token.key).headers, ...(traced === true ? { 'x-trace-id': 'input' } : {}) } }
 }
 const routes = () => server.app.apiRoutes
-const withBody = () => routes().filter(({ body }) => body !== undefined)
+/** What a provider takes is the provider's to judge: test/proxy. */
+const withBody = () => routes().filter(({ body, path }) => body !== undefined && !path.startsWith('/proxy/'))
 
 interface Field {
   name: string
@@ -204,9 +205,9 @@ describe('bodies', () => {
     expectProblem(answer)
   })
 
-  it('56 KiB and a byte is 413 at every route, compressed is 415, also where nothing is read', async () => {
-    for (const route of withBody()) {
-      const raw = `{"label":"${'x'.repeat(56 * 1024)}"}`
+  it('56 KiB and a byte, or the longest it says, is 413 at every route; compressed is 415, also where nothing is read', async () => {
+    for (const route of routes().filter(({ body }) => body !== undefined)) {
+      const raw = `{"label":"${'x'.repeat(route.mostBodyBytes ?? 56 * 1024)}"}`
       const long = await call(server, callerOf(route), route.method, addressOf(route), {
         raw,
         headers: { 'content-type': 'application/json' },

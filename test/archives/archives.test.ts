@@ -3,19 +3,24 @@ import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { sql } from 'kysely'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { MIGRATIONS } from '../../src/app.ts'
 import { archiveBefore } from '../../src/archives/service.ts'
+import { hashOf } from '../../src/audit/chain.ts'
 import { verifyFile } from '../../src/audit/file-verification.ts'
 import { createSealer, type Sealer } from '../../src/audit/sealer.ts'
-import { verifyDatabase } from '../../src/audit/verification.ts'
-import { exportTo, listRecords } from '../../src/evidence/service.ts'
+import { record } from '../../src/audit/service.ts'
+import { listSealed } from '../../src/audit/store.ts'
+import { verifyDatabase, verifyRecent } from '../../src/audit/verification.ts'
+import { sentenceOf } from '../../src/console/audit-sentences.ts'
+import { exportTo, getChainState, listRecords } from '../../src/evidence/service.ts'
 import { newId } from '../../src/ids.ts'
 import { createSink, type Sink } from '../../src/sink/service.ts'
 import { createSinkSigner } from '../../src/sink/signing.ts'
-import { type OpenedDatabase, openPostgres } from '../../src/store/database.ts'
+import { type OpenedDatabase, openPostgres, type Trx, transact } from '../../src/store/database.ts'
 import { migrate } from '../../src/store/migrate.ts'
 import { createScratchDatabase, hasStores, newSink, openEmbedded } from '../support/databases.ts'
+import { waitUntil } from '../support/locks.ts'
 
 const signer = createSinkSigner([Buffer.alloc(32, 7)])
 const keys = signer.publicKeys()
@@ -30,13 +35,19 @@ const MONTHS = [
 
 describe.each(['embedded', 'stores'])('on %s', (backend) => {
   describe.skipIf(backend === 'stores' && !hasStores())('archives', () => {
+    /** The embedded database has one connection, and one clock. */
+    const itWithMany = (name: string, test: () => Promise<void>) => {
+      if (backend === 'stores') it(name, test)
+    }
     let opened: OpenedDatabase
+    let url: string
     let drop = async () => {}
     let sink: Sink
     let sealer: Sealer
     let directory: string
     beforeEach(async () => {
       const scratch = backend === 'stores' ? await createScratchDatabase() : undefined
+      url = scratch?.url ?? ''
       if (scratch !== undefined) drop = scratch.drop
       opened = scratch === undefined ? await openEmbedded() : openPostgres(scratch.url, 4, () => {})
       for (const [name, from, to] of MONTHS)
@@ -54,18 +65,54 @@ describe.each(['embedded', 'stores'])('on %s', (backend) => {
       await drop()
     })
 
+    const insert = (at: string, chain = 'org_a') =>
+      sql`insert into audit_events (id, recorded_at, organization_id, event, status, trace_id, actor_kind)
+        values (${newId('aud')}, ${at}::timestamptz, ${chain}, 'token.created', 'pass', ${`trace-${at}`}, 'operator')`
+
     /** A record of another time: its place in the chain is still where it is sealed. */
     async function write(at: string, chain = 'org_a'): Promise<void> {
-      await sql`insert into audit_events (id, recorded_at, organization_id, event, status, trace_id, actor_kind)
-        values (${newId('aud')}, ${at}::timestamptz, ${chain}, 'token.created', 'pass', ${`trace-${at}`}, 'operator')`.execute(
-        opened.db,
-      )
+      await insert(at, chain).execute(opened.db)
       await sealer.seal()
     }
 
-    const archive = (before: string) =>
-      archiveBefore({ db: opened.db, signer }, { before: new Date(before), directory, ...by })
-    const verify = () => verifyDatabase({ db: opened.db, sink, signer }, () => {})
+    const archive = (before: string, to = sink) =>
+      archiveBefore({ db: opened.db, sink: to, signer }, { before: new Date(before), directory, ...by })
+    const verify = (openDocument = signer.openDocument) =>
+      verifyDatabase({ db: opened.db, sink, signer: { ...signer, openDocument } }, () => {})
+    const faultOf = async (chain: string) => (await verify()).chains.find((report) => report.chain === chain)?.fault
+
+    /** As whoever owns the database could: other records, hashes that fit, and no checkpoint beside them. */
+    async function rewrite(partition: string): Promise<void> {
+      for (const table of [partition, 'audit_chain', 'audit_checkpoints'])
+        await sql`alter table ${sql.table(table)} disable trigger user`.execute(opened.db)
+      await sql`update ${sql.table(partition)} set user_id = 'usr_innocent'`.execute(opened.db)
+      await sql`delete from audit_checkpoints`.execute(opened.db)
+      let previous = '0'.repeat(64)
+      for (const { seq, record: sealed } of await listSealed(opened.db, 'org_a', 0, 100)) {
+        if (sealed === null) throw new Error('its record is gone')
+        const hash = hashOf({ chain: 'org_a', seq, previous }, sealed)
+        await sql`update audit_chain set previous = ${previous}, hash = ${hash}
+          where chain = 'org_a' and seq = ${seq}`.execute(opened.db)
+        previous = hash
+      }
+    }
+
+    /** A transaction that stays open until the work is done. */
+    async function during(begun: (trx: Trx) => Promise<unknown>, work: () => Promise<void>): Promise<void> {
+      await transact(opened.db, async (trx) => {
+        await sql`set local idle_in_transaction_session_timeout = 0`.execute(trx)
+        await begun(trx)
+        await work()
+      })
+    }
+
+    /** Until archiving waits for who uses the log. */
+    const untilItWaits = () =>
+      waitUntil(
+        url,
+        `select exists (select from pg_locks where not granted and relation::regclass::text like 'audit_events%'
+          and database = (select oid from pg_database where datname = current_database())) as so`,
+      )
     const verifyArchive = (file: string) => verifyFile(file, { keys, onProgress: () => {} })
     const months = async () =>
       (
@@ -172,6 +219,60 @@ describe.each(['embedded', 'stores'])('on %s', (backend) => {
       expect((await verify()).chains.find(({ chain }) => chain === 'org_a')?.fault).toMatchObject(missing)
     })
 
+    /** As whoever owns the database could, in what is noted of archives. */
+    async function forge(change: string): Promise<void> {
+      await sql`alter table audit_archives disable trigger user`.execute(opened.db)
+      await sql`update audit_archives set ${sql.raw(change)} where chain = 'org_a'`.execute(opened.db)
+      await sql`alter table audit_archives enable trigger user`.execute(opened.db)
+    }
+
+    it.each(['to_seq = 100000', 'from_seq = 2, to_seq = 4', `file_name = 'other.ndjson'`, `jws = 'x'`])(
+      'are named where %s was written, and no month leaves that is in no archive',
+      async (change) => {
+        for (const day of ['2025-11-05', '2025-12-03', '2025-12-04', '2026-01-07']) await write(day)
+        await archive('2025-12-01')
+        await sealer.seal()
+        const deps = { db: opened.db, signer }
+        expect((await getChainState(deps, 'org_a')).archived_to).toBe(1)
+        await forge(change)
+        // Nothing is excused by it: the record that has left is missing.
+        expect(await faultOf('org_a')).toMatchObject({ kind: 'record_missing', seq: 1 })
+        await expect(archive('2026-01-01')).rejects.toMatchObject({ code: 'conflict' })
+        expect(await months()).toEqual(['audit_events_2025_12', 'audit_events_2026_01'])
+        expect((await getChainState(deps, 'org_a')).archived_to).toBeNull()
+      },
+    )
+
+    it('are named where one was noted that nobody made, which begins where no other ends', async () => {
+      await write('2025-11-05')
+      await sql`insert into audit_archives (chain, from_seq, to_seq, file_name, jws)
+        values ('org_a', 1, 100000, 'org_a-1-100000.ndjson', 'x')`.execute(opened.db)
+      const forged = { kind: 'archive_forged', chain: 'org_a', seq: 1 }
+      expect(await faultOf('org_a')).toMatchObject(forged)
+      const { fault } = await verifyRecent({ db: opened.db, signer }, 'org_a', 10)
+      expect(fault).toMatchObject(forged)
+      const path = newSink()
+      await exportTo({ db: opened.db, signer }, { chain: 'org_a', workspaceId: undefined }, {}, path)
+      expect(await verifyArchive(path)).toMatchObject({ ok: true, records: 1 })
+    })
+
+    it('decide by what was signed which month leaves, also where a row was changed once the log had been verified', async () => {
+      for (const day of ['2025-11-05', '2025-12-03', '2025-12-04', '2026-01-07']) await write(day)
+      await archive('2025-12-01')
+      await sealer.seal()
+      let changed = false
+      const openDocument: typeof signer.openDocument = async (type, jws) => {
+        const payload = await signer.openDocument(type, jws)
+        if (!changed) await forge('to_seq = 100000')
+        changed = true
+        return payload
+      }
+      const asked = { before: new Date('2026-01-01'), directory, ...by }
+      const archiving = archiveBefore({ db: opened.db, sink, signer: { ...signer, openDocument } }, asked)
+      await expect(archiving).rejects.toMatchObject({ code: 'server_error' })
+      expect(await months()).toEqual(['audit_events_2025_12', 'audit_events_2026_01'])
+    })
+
     it('wait for records that are not sealed yet, and for a directory that can be written to', async () => {
       await sql`insert into audit_events (id, recorded_at, organization_id, event, status, trace_id, actor_kind)
         values (${newId('aud')}, '2025-11-05', 'org_a', 'token.created', 'pass', 't', 'operator')`.execute(opened.db)
@@ -180,8 +281,124 @@ describe.each(['embedded', 'stores'])('on %s', (backend) => {
       const blocked = join(directory, 'file')
       writeFileSync(blocked, '')
       const inFile = { before: new Date('2025-12-01'), directory: blocked, ...by }
-      await expect(archiveBefore({ db: opened.db, signer }, inFile)).rejects.toMatchObject({ code: 'invalid_request' })
+      const archiving = archiveBefore({ db: opened.db, sink, signer }, inFile)
+      await expect(archiving).rejects.toMatchObject({ code: 'invalid_request' })
       expect((await archive('2025-12-01')).archives).toHaveLength(1)
+    })
+
+    itWithMany('are of months that have begun by the time of the database alone', async () => {
+      const ahead = new Date(Date.now() + 70 * 24 * 60 * 60 * 1_000)
+      vi.useFakeTimers({ toFake: ['Date'], now: ahead }) // the operator's clock
+      try {
+        const archiving = archive(`${ahead.toISOString().slice(0, 7)}-01`)
+        await expect(archiving).rejects.toMatchObject({ code: 'invalid_request' })
+      } finally {
+        vi.useRealTimers()
+      }
+    })
+
+    itWithMany('lose no record whose transaction was open over the end of its month', async () => {
+      await write('2025-11-05')
+      let archiving: ReturnType<typeof archive> | undefined
+      await during(
+        (trx) => insert('2025-11-30T23:59:59.9Z').execute(trx),
+        async () => {
+          archiving = archive('2025-12-01')
+          await untilItWaits()
+        },
+      )
+      expect(await archiving).toMatchObject({ dropped: [], notes: [expect.stringContaining('in no archive')] })
+      expect(await months()).toContain('audit_events_2025_11')
+      await sealer.seal()
+      expect((await verify()).ok).toBe(true)
+      const again = await archive('2025-12-01')
+      expect(again).toMatchObject({ archives: [{ chain: 'org_a', from: 2 }], dropped: ['audit_events_2025_11'] })
+    })
+
+    itWithMany('hold up nobody for long who writes while a month is to be dropped', async () => {
+      await write('2025-11-05')
+      let archiving: ReturnType<typeof archive> | undefined
+      await during(
+        (trx) => sql`select count(*) from audit_events`.execute(trx),
+        async () => {
+          archiving = archive('2025-12-01')
+          for (let written = 0; written < 2; written++) {
+            await untilItWaits()
+            await transact(opened.db, (trx) => record(trx, { ...by, event: 'token.created', status: 'pass' }))
+          }
+        },
+      )
+      expect(await archiving).toMatchObject({ dropped: ['audit_events_2025_11'] })
+    })
+
+    it('leave a record of each month that left, in the words of the pages', async () => {
+      await write('2025-11-05')
+      await archive('2025-12-01')
+      const [dropped, ...more] = await listRecords(
+        opened.db,
+        { chain: 'system', workspaceId: undefined },
+        { filter: { event: 'audit.month_dropped' }, before: undefined, most: 10 },
+      )
+      if (dropped === undefined) throw new Error('nothing was recorded')
+      expect(more).toEqual([])
+      expect(dropped).toMatchObject({ status: 'pass', actor_kind: 'operator', detail: { month: '2025-11' } })
+      const { sentence } = sentenceOf(dropped, { people: new Map(), subjects: new Map() })
+      expect(sentence.join('')).toContain('took 2025-11 out of the database')
+    })
+
+    it('are not made of a chain that was written anew: the sink says what it was', async () => {
+      for (const day of ['2025-11-05', '2025-11-06']) await write(day)
+      await sealer.checkpoint()
+      await write('2025-11-07')
+      await rewrite('audit_events_2025_11')
+      await expect(archive('2025-12-01')).rejects.toMatchObject({ code: 'conflict' })
+      expect(await months()).toContain('audit_events_2025_11')
+      expect(readdirSync(directory)).toEqual([])
+    })
+
+    it('take nothing back of what the sink says of the same entry', async () => {
+      for (const day of ['2025-11-05', '2025-11-06']) await write(day)
+      await sealer.checkpoint()
+      await rewrite('audit_events_2025_11')
+      const emptied = createSink({ kind: 'files', path: newSink() })
+      expect((await archive('2025-12-01', emptied)).archives).toMatchObject([{ to: 2 }])
+      expect(await faultOf('org_a')).toMatchObject({ kind: 'rewritten', seq: 2 })
+    })
+
+    it('replace no file, and leave nothing behind where one is in the way', async () => {
+      await write('2025-11-05')
+      const taken = join(directory, 'org_a-1-1.ndjson')
+      writeFileSync(taken, 'another installation')
+      await expect(archive('2025-12-01')).rejects.toMatchObject({ code: 'conflict' })
+      expect(readFileSync(taken, 'utf8')).toBe('another installation')
+      expect(readdirSync(directory)).toEqual(['org_a-1-1.ndjson'])
+      expect(await months()).toContain('audit_events_2025_11')
+    })
+
+    it('are made once where two set about it', async () => {
+      for (const day of ['2025-11-05', '2025-11-06']) await write(day)
+      const outcomes = await Promise.allSettled([archive('2025-12-01'), archive('2025-12-01')])
+      const done = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []))
+      for (const outcome of outcomes)
+        if (outcome.status === 'rejected') expect(outcome.reason).toMatchObject({ code: 'conflict' })
+      expect(done.flatMap(({ archives }) => archives)).toHaveLength(1)
+      expect(done.flatMap(({ dropped }) => dropped)).toEqual(['audit_events_2025_11'])
+      expect(readdirSync(directory)).toEqual(['org_a-1-2.ndjson'])
+      await sealer.seal()
+      expect((await verify()).ok).toBe(true)
+    })
+
+    it('raise no alarm in a verification that runs meanwhile', async () => {
+      for (const day of ['2025-11-05', '2025-12-05']) await write(day)
+      await archive('2025-12-01')
+      await sealer.seal()
+      let archived = 0
+      const report = await verify(async (type, jws) => {
+        if (archived === 0) archived = (await archive('2026-01-01')).dropped.length
+        return signer.openDocument(type, jws)
+      })
+      expect(archived).toBe(1)
+      expect(report.chains.map(({ fault }) => fault)).toEqual(report.chains.map(() => null))
     })
   })
 })

@@ -8,9 +8,10 @@ import { ROOT } from '../../src/app.ts'
 import { hashOf } from '../../src/audit/chain.ts'
 import { acceptSetBack } from '../../src/audit/checkpoints.ts'
 import { GENESIS } from '../../src/audit/rules.ts'
-import { createSealer, type Sealer } from '../../src/audit/sealer.ts'
+import { createSealer, type Sealer, sealNow } from '../../src/audit/sealer.ts'
 import { record } from '../../src/audit/service.ts'
-import { type AuditReport, createChainFollower, verifyDatabase } from '../../src/audit/verification.ts'
+import { listSealed } from '../../src/audit/store.ts'
+import { type AuditReport, createChainFollower, verifyDatabase, verifyRecent } from '../../src/audit/verification.ts'
 import { newId } from '../../src/ids.ts'
 import { createSink, type Sink } from '../../src/sink/service.ts'
 import { createSinkSigner } from '../../src/sink/signing.ts'
@@ -156,6 +157,30 @@ describe('the chain', () => {
     expect((await verify()).chains[0]?.records).toBe(2)
   })
 
+  it('names a record that was moved, with its entry, to a time whose text would be the same or none', async () => {
+    await write(5)
+    await sealer.seal()
+    const { rows } = await sql<{ seq: number; id: string; at: string }>`
+      select seq::int as seq, event_id as id, recorded_at::text as at from audit_chain order by seq`.execute(opened.db)
+    async function move(id: string, at: string): Promise<void> {
+      await sql`update audit_events set recorded_at = ${at}::timestamptz where id = ${id}`.execute(opened.db)
+      await sql`update audit_chain set recorded_at = ${at}::timestamptz where event_id = ${id}`.execute(opened.db)
+      await run('truncate audit_pending')
+    }
+    const eras = ['BC', 'infinity', '-infinity', 'later']
+    const inEra = (at: string, era: string) =>
+      era === 'BC' ? `${at} BC` : era === 'later' ? at.replace(/^\d{4}/, '12026') : era
+    await fc.assert(
+      fc.asyncProperty(fc.constantFrom(...eras), fc.constantFrom(...rows), async (era, { seq, id, at }) => {
+        await move(id, inEra(at, era))
+        expect(await faultOf()).toMatchObject({ kind: 'record_changed', seq })
+        await move(id, at)
+        expect(await faultOf()).toBeUndefined()
+      }),
+      { numRuns: 12 },
+    )
+  })
+
   it.each(CHAIN_COLUMNS)('notices a change of %s in the chain itself', async (column) => {
     await write(5)
     await sealer.seal()
@@ -279,6 +304,117 @@ describe('the chain', () => {
     expect(await faultOf()).toMatchObject({ kind: 'rewritten', seq: 5 })
     await sealer.checkpoint() // signed over the new one: the old one still speaks
     expect(await faultOf()).toMatchObject({ kind: 'rewritten', seq: 5 })
+    await run('truncate audit_checkpoints')
+    await sealer.checkpoint() // signed once more, for the same entry
+    expect(await faultOf()).toMatchObject({ kind: 'rewritten', seq: 5 })
+  })
+
+  it('names a record that was to be sealed and is gone', async () => {
+    await write(2)
+    await sealer.seal()
+    await write(1, organizations[1])
+    const { rows } = await sql<{ id: string }>`
+      delete from audit_events where id = (select event_id from audit_pending) returning id`.execute(opened.db)
+    const lost = { kind: 'record_missing', chain: 'org_b', record_id: rows[0]?.id }
+    expect(rows).toHaveLength(1)
+    expect(await faultOf()).toMatchObject(lost)
+    await sealer.seal()
+    expect(await faultOf()).toMatchObject(lost)
+  })
+
+  /** As the server's role may. */
+  const wait = (id: string, at: string, chain = 'org_a') =>
+    sql`insert into audit_pending (event_id, recorded_at, organization_id) values (${id}, ${at}::timestamptz, ${chain})`.execute(
+      opened.db,
+    )
+  const insertEvent = (id: string, at: string) =>
+    sql`insert into audit_events (id, recorded_at, event, status, trace_id, actor_kind, organization_id)
+      values (${id}, ${at}::timestamptz, 'x', 'pass', 't', 'user', 'org_a')`.execute(opened.db)
+  const waitingIds = async () =>
+    (await sql<{ event_id: string }>`select event_id from audit_pending order by 1`.execute(opened.db)).rows.map(
+      ({ event_id }) => event_id,
+    )
+
+  it('goes on where what is sealed already waits once more, more of it than are sealed at once', async () => {
+    await write(1_200)
+    await sealer.seal()
+    await run(`insert into audit_pending (event_id, organization_id, recorded_at)
+      select event_id, chain, recorded_at from audit_chain`)
+    await write(2)
+    expect(await sealer.seal()).toBe(2)
+    expect(await waitingIds()).toEqual([])
+    expect(await verify()).toMatchObject({ ok: true, records: 1_202 })
+  })
+
+  it('goes on past what waits and can never be sealed, whose name it says', async () => {
+    await run(`insert into audit_pending (event_id, organization_id, recorded_at)
+      select 'aud_none' || place, 'org_a', '2001-01-01'::timestamptz + place * interval '1 second' from generate_series(1, 1100) as place`)
+    await wait('aud_later', '2999-01-01')
+    await insertEvent('aud_before', '2026-01-01 BC')
+    await insertEvent('aud_ever', '-infinity')
+    await insertEvent('aud_never', 'infinity')
+    await write(3)
+    await sealNow(opened.db, 'org_a')
+    expect(await waitingIds()).toHaveLength(1_104)
+    expect((await verify()).chains).toMatchObject([
+      { chain: 'org_a', records: 3, waiting: 1_104, fault: { kind: 'record_missing', record_id: 'aud_ever' } },
+    ])
+  })
+
+  it.each([
+    ['aud_before', '2026-01-01 BC'],
+    ['aud_ever', '-infinity'],
+    ['aud_never', 'infinity'],
+  ])('names %s, which waits and has a time that no record has', async (id, at) => {
+    await insertEvent(id, at)
+    await write(1)
+    expect(await sealer.seal()).toBe(1)
+    expect(await faultOf()).toMatchObject({ kind: 'record_missing', record_id: id })
+  })
+
+  it('goes on past a record that waits in the name of another organization, and names it', async () => {
+    await write(2)
+    await run(
+      `update audit_pending set organization_id = 'org_b' where recorded_at = (select min(recorded_at) from audit_pending)`,
+    )
+    await write(2, organizations[1])
+    expect(await sealer.seal()).toBe(3)
+    expect(await faultOf()).toMatchObject({ kind: 'record_missing', chain: 'org_b' })
+  })
+
+  it('goes on past a second record of an id that is sealed, and names it', async () => {
+    await write(1)
+    await sealer.seal()
+    const [entry] = await listSealed(opened.db, 'org_a', 0, 1)
+    await insertEvent(entry?.event_id ?? '', '2026-01-01')
+    await write(1)
+    expect(await sealer.seal()).toBe(1)
+    expect(await waitingIds()).toEqual([])
+    expect(await faultOf()).toMatchObject({ kind: 'record_not_sealed', record_id: entry?.event_id })
+  })
+
+  it('names a record that was put in beside it, in every chain', async () => {
+    await run(`insert into audit_events (id, event, status, trace_id, actor_kind, organization_id)
+      select 'aud_a' || place, 'x', 'pass', 't', 'user', 'org_a' from generate_series(1, 1100) as place`)
+    await run(`insert into audit_events (id, event, status, trace_id, actor_kind, organization_id)
+      values ('aud_b', 'x', 'pass', 't', 'user', 'org_b')`)
+    await run('truncate audit_pending')
+    expect((await verify()).chains.map(({ chain, fault }) => [chain, fault?.kind])).toEqual([
+      ['org_a', 'record_not_sealed'],
+      ['org_b', 'record_not_sealed'],
+    ])
+  })
+
+  it('names a record whose detail was nested deeper than can be hashed', async () => {
+    await write(1)
+    await sealer.seal()
+    const [entry] = await listSealed(opened.db, 'org_a', 0, 1)
+    if (entry?.record == null) throw new Error('nothing was sealed')
+    let detail = {}
+    for (let depth = 0; depth < 100_000; depth++) detail = { a: detail }
+    const nested = { ...entry, record: { ...entry.record, detail } }
+    const fault = createChainFollower('org_a', new Map()).follow(nested)
+    expect([fault?.kind, fault?.seq]).toEqual(['record_changed', 1])
   })
 
   it('says what it cannot vouch for: a checkpoint that nobody signed, records that wait for long', async () => {
@@ -291,6 +427,59 @@ describe('the chain', () => {
     expect(notes.join()).toMatch(/2 checkpoints/)
   })
 
+  const noteCheckpoint = (chain: string, seq: string, jws: string) =>
+    sql`insert into audit_checkpoints (chain, seq, jws) values (${chain}, ${seq}::bigint, ${jws})`.execute(opened.db)
+  const jwsOf = (by = signer, checkpoint: object = { chain: 'org_a', seq: 2, hash: 'x', made_at: 'now' }) =>
+    by.sign({ checkpoint })
+  const sunk = () => readFileSync(path, 'utf8').split('\n').filter(Boolean)
+
+  it('signs a head whatever else is noted as its checkpoint: a later cut does not go unseen', async () => {
+    await write(2)
+    await sealer.seal()
+    await sealer.checkpoint()
+    const own = JSON.parse(sunk()[0] ?? '').jws
+    for (const [seq, jws] of [
+      ['9000000000000', 'x'],
+      ['9223372036854775807', own],
+      ['5', await jwsOf(createSinkSigner([Buffer.alloc(32, 8)]), { chain: 'org_a', seq: 5 })],
+    ] as const)
+      await noteCheckpoint('org_a', seq, jws)
+    await write(3)
+    await sealer.seal()
+    await sealer.checkpoint()
+    expect(sunk()).toHaveLength(2)
+    await run('delete from audit_events where id in (select event_id from audit_chain where seq > 2)')
+    await run('delete from audit_chain where seq > 2')
+    expect(await faultOf()).toMatchObject({ kind: 'cut_off', seq: 3 })
+  })
+
+  it.each([
+    ['is none', '9000000000000', async () => 'x'],
+    ['names another entry', '9223372036854775807', () => jwsOf()],
+    ['names another chain', '2', () => jwsOf(signer, { chain: 'org_b', seq: 2, hash: 'x' })],
+    ['is signed by somebody else', '2', () => jwsOf(createSinkSigner([Buffer.alloc(32, 8)]))],
+    ['says where a restore went on', '2', () => jwsOf(signer, { chain: 'org_a', seq: 2, hash: 'x', restored: true })],
+  ])('names what is noted as a checkpoint and %s', async (_what, seq, make) => {
+    await write(3)
+    await sealer.seal()
+    await noteCheckpoint('org_a', seq, await make())
+    const forged = { kind: 'checkpoint_forged', chain: 'org_a', says: expect.stringContaining(`entry ${seq} of org_a`) }
+    expect(await faultOf()).toMatchObject(forged)
+    const { fault } = await verifyRecent({ db: opened.db, signer }, 'org_a', 10)
+    expect(fault).toMatchObject(forged)
+  })
+
+  it('takes checkpoints that were signed before the master key was changed', async () => {
+    await write(2)
+    await sealer.seal()
+    await sealer.checkpoint()
+    const changed = createSinkSigner([Buffer.alloc(32, 8), Buffer.alloc(32, 7)])
+    await createSealer({ db: opened.db, sink, signer: changed, onError: () => {} }).checkpoint()
+    expect(sunk()).toHaveLength(1)
+    const report = await verifyDatabase({ db: opened.db, sink, signer: changed }, () => {})
+    expect(report).toMatchObject({ ok: true, chains: [{ checkpoints: 1 }], notes: [] })
+  })
+
   it('says that the sink lacks what was written to it', async () => {
     await write(2)
     await write(1, organizations[1])
@@ -299,6 +488,23 @@ describe('the chain', () => {
     expect((await verify()).notes).toEqual([])
     writeFileSync(path, '')
     expect((await verify()).notes).toEqual([expect.stringContaining('lacks the last checkpoint of org_a, org_b')])
+  })
+
+  it('says nothing of a sink that is written to while it is read', async () => {
+    await write(2)
+    await sealer.seal()
+    await sealer.checkpoint()
+    const busy: Sink = {
+      ...sink,
+      async *read(after) {
+        yield* sink.read(after)
+        await write(1)
+        await sealer.seal()
+        await sealer.checkpoint()
+      },
+    }
+    const report = await verifyDatabase({ db: opened.db, sink: busy, signer }, () => {})
+    expect(report).toMatchObject({ ok: true, records: 3, notes: [] })
   })
 
   it('writes one checkpoint a chain that has grown, and no other', async () => {
@@ -360,6 +566,32 @@ describe.skipIf(!hasStores())('many writers and two sealers', () => {
       ['org_other', 20, 0],
     ])
     for (const opened of processes) await opened.close()
+    await scratch.drop()
+  })
+})
+
+describe.skipIf(!hasStores())('on PostgreSQL', () => {
+  it('records at times without an end hold up neither sealing nor verification, which names them', async () => {
+    const scratch = await createScratchDatabase()
+    const opened = openPostgres(scratch.url, 2, () => {})
+    const deps = { db: opened.db, sink: createSink({ kind: 'files', path: newSink() }), signer }
+    const errors: Error[] = []
+    const sealer = createSealer({ ...deps, onError: (error) => void errors.push(error) })
+    for (const [chain, at] of [
+      ['org_a', '-infinity'],
+      ['org_b', 'infinity'],
+      ['org_c', '2026-01-01 BC'],
+    ])
+      await sql`insert into audit_events (id, recorded_at, event, status, trace_id, actor_kind, organization_id)
+        values (${`aud_1${chain}`}, ${at}::timestamptz, 'x', 'pass', 't', 'user', ${chain}),
+          (${`aud_2${chain}`}, clock_timestamp(), 'x', 'pass', 't', 'user', ${chain})`.execute(opened.db)
+    expect(await sealer.seal()).toBe(3)
+    const report = await verifyDatabase(deps, () => {})
+    expect(errors).toEqual([])
+    expect(report.chains.map(({ records, fault }) => [records, fault?.record_id])).toEqual(
+      ['org_a', 'org_b', 'org_c'].map((chain) => [1, `aud_1${chain}`]),
+    )
+    await opened.close()
     await scratch.drop()
   })
 })

@@ -7,6 +7,7 @@ import { text } from 'node:stream/consumers'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { ROOT } from '../../src/app.ts'
 import { controlPath } from '../../src/cli/control.ts'
+import { createSinkSigner } from '../../src/sink/signing.ts'
 import { freePort } from '../support/server.ts'
 
 const MAIN = join(ROOT, 'src/main.ts')
@@ -61,6 +62,12 @@ describe('the command line in the embedded default', () => {
   afterAll(async () => {
     if (server?.exitCode === null) await stopServing(server)
     rmSync(directory, { recursive: true, force: true })
+  })
+
+  it('says which option is wrong where a number is none', async () => {
+    const refused = await latchkey(['review', 'open', '--workspace', 'ws_x', '--due-in-days', 'abc'])
+    expect([refused.code, refused.stdout]).toEqual([1, ''])
+    expect(refused.stderr).toContain('--due-in-days takes a whole number of days')
   })
 
   it('works while the server runs, through a socket that only its owner can open', async () => {
@@ -147,9 +154,39 @@ describe('the command line in the embedded default', () => {
     expect([good.code, JSON.parse(good.stdout)]).toMatchObject([0, { ok: true, signature: 'good', complete: true }])
     const bad = await verify(changed)
     expect([bad.code, JSON.parse(bad.stdout)]).toMatchObject([1, { ok: false, fault: { kind: 'record_changed' } }])
-    const missing = await latchkey(['audit', 'verify', '--file', join(files, 'none')])
+    const missing = await latchkey(['audit', 'verify', '--file', join(files, 'none'), '--keys', keys])
     expect([missing.code === 0, missing.stderr]).toEqual([false, expect.stringContaining('cannot be read')])
+    const keyless = await latchkey(['audit', 'verify', '--file', log])
+    expect([keyless.code, keyless.stdout, keyless.stderr]).toEqual([1, '', expect.stringContaining('Give --keys')])
+    const unchecked = await latchkey(['audit', 'verify', '--file', log, '--without-keys', '--json'])
+    expect([unchecked.code, JSON.parse(unchecked.stdout)]).toMatchObject([0, { ok: true, signature: 'unchecked' }])
+    expect(JSON.parse(unchecked.stdout).notes.join()).toContain('was not checked')
+    const both = await latchkey(['audit', 'verify', '--file', log, '--without-keys', '--keys', keys])
+    expect(both.code).toBe(1)
     const nowhere = await latchkey(['audit', 'export', '--organization', 'org_none', '--to', join(files, 'x')])
     expect([nowhere.code === 0, nowhere.stderr]).toEqual([false, expect.stringContaining('There is no organization')])
+    const year = ['--since', '0000-01-01T00:00:00Z', '--to', join(files, 'y')]
+    const early = await latchkey(['audit', 'export', '--organization', organization.id, ...year])
+    expect([early.code, early.stderr]).toEqual([1, expect.stringContaining('must be in the years 1 to 9999')])
+  })
+
+  it('verifies the report of a review offline, and ends with 1 where it says what was not signed', async () => {
+    const files = mkdtempSync(join(tmpdir(), 'latchkey-files-'))
+    const [report, keys] = ['report.json', 'keys.json'].map((name) => join(files, name))
+    if (report === undefined || keys === undefined) throw new Error('two names are two files')
+    const signer = createSinkSigner([Buffer.alloc(32, 7)])
+    writeFileSync(keys, JSON.stringify({ keys: signer.publicKeys() }))
+    const signed = { report_version: 1, review_id: 'rev_1', closed_at: '2026-05-21T08:00:00Z', items: [] }
+    const jws = await signer.signDocument('latchkey-access-review', signed)
+    const verify = (...how: string[]) => latchkey(['audit', 'verify', '--file', report, '--json', ...how])
+    for (const [told, code] of [
+      [signed, 0],
+      [{ ...signed, items: ['more'] }, 1],
+    ] as const) {
+      writeFileSync(report, JSON.stringify({ report: told, jws }, null, 2))
+      const verified = await verify('--keys', keys)
+      expect([verified.code, JSON.parse(verified.stdout)]).toMatchObject([code, { ok: code === 0, review: 'rev_1' }])
+    }
+    expect((await verify()).stderr).toContain('Give --keys')
   })
 })

@@ -234,6 +234,8 @@ it.each([
   ['token_version', 'v99999999999'],
   ['event', 'Not an event'],
   ['status', 'perhaps'],
+  ['user_id', 'ä'],
+  ['workspace_id', 'ä'],
   ['from', '2026-02-30'],
   ['to', '9999-12-31'],
   ['to', 'tomorrow'],
@@ -248,7 +250,10 @@ it.each([
   expect(page.status).toBe(400)
   expect(rowsIn(page.html)).toBe(0)
   expect(page.html).toContain('role="alert"')
-  if (name !== 'before') expect(page.html).toMatch(new RegExp(`id="${name}-error"`))
+  if (name !== 'before') {
+    expect(page.html).toContain(`id="${name}-error"`)
+    expect(page.html).toMatch(new RegExp(`name="${name}"[^>]* aria-invalid="true" aria-describedby="${name}-error"`))
+  }
   const file = await admin.open(`${log}/export${query({ [name]: value })}`)
   expect(file.status).toBe(400)
 })

@@ -191,7 +191,7 @@ describe('who sees which page', () => {
 
   it.each([
     ['viewer', ['Members', 'Settings']],
-    ['member', ['Access', 'Members', 'Settings']],
+    ['member', ['Access', 'Members', 'Providers', 'Usage', 'Settings']],
   ])('a %s gets to every page that is a link on the way in', async (role, tabs) => {
     const person = await visitor({ workspace: role })
     const overview = await open(person, org())

@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto'
 import { sql } from 'kysely'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { newId } from '../../src/ids.ts'
-import { type ApiWorld, bearer, call, makeApiWorld, makeToken } from '../support/api.ts'
+import { type ApiWorld, bearer, call, connectPerson, makeApiWorld, makeToken } from '../support/api.ts'
 import { startServer, type TestServer } from '../support/server.ts'
 import type { UserAgent } from '../support/user-agent.ts'
 import { PASSWORD } from '../support/world.ts'
@@ -176,9 +176,65 @@ it('the last decision counts until the date: a policy that was kept was changed 
   const kept = await admin.submit(review, path, { decision: 'keep' })
   expect(kept.html).toContain('<span class="badge active">Kept</span>')
   expect(kept.html).not.toContain('Keep the policy')
-  const noted = await admin.submit(kept, path, { decision: 'changed' })
+  expect(kept.html).not.toContain('I have changed it')
+  const body = { tokens_forbidden: true, expiry_required: false, max_age_days: null, environments: null }
+  const put = await call(server, bearer(place.key), 'PUT', `${place.base}/token-policy`, { body })
+  expect(put.status, put.text).toBe(200)
+  const undecided = await admin.open(review.url.pathname)
+  expect(undecided.html).toContain('One thing is undecided')
+  expect(undecided.html).toContain('<dd>Allowed<span class="sub">Now: Forbidden')
+  const noted = await admin.submit(undecided, path, { decision: 'changed' })
   expect(noted.html).toContain('<span class="badge active">Changed</span>')
   expect((await admin.open(`${path}/revoke`)).status).toBe(404)
+})
+
+it('what lets in more than when it came into the review says so, before and after it is kept', async () => {
+  const place = await makePlace()
+  await connectPerson(server, place, world.people.member, 'read')
+  const review = await opened(place)
+  const path = review.url.pathname
+  expect(review.html).not.toContain('Now:')
+  const widen = (scopes: string) =>
+    sql`update connections set approved = jsonb_set(approved, '{resources}', (
+      select jsonb_object_agg(key, ${scopes}::text) from jsonb_each(approved -> 'resources')))
+      where workspace_id = ${place.workspaceId}`.execute(server.db)
+  await widen('read ingest')
+  const wider = await admin.open(path)
+  expect(wider.html).toMatch(/Now:<\/span>.*<bdi>ingest<\/bdi>/)
+  const [, item = ''] = /items\/(rvi_\w+)\/revoke/.exec(wider.html) ?? []
+  const kept = await admin.submit(wider, `${path}/items/${item}`, { decision: 'keep' })
+  expect(kept.html).toContain('<span class="badge active">Kept</span>')
+  await widen('read ingest manage')
+  const again = await admin.open(path)
+  expect(again.html).not.toContain('<span class="badge active">Kept</span>')
+  expect(again.html).toContain('Lets in more than what was kept')
+  const confirm = await admin.open(`${path}/items/${item}/revoke`)
+  expect(confirm.html).toContain('<bdi>manage</bdi>')
+})
+
+it('a review of much is shown in pages, and a decision leads back to its page', async () => {
+  const place = await makePlace()
+  await sql`insert into token_lines (id, organization_id, workspace_id, label, environment, permissions, granted_role, created_by)
+    select 'key_' || right(${place.workspaceId}, 16) || lpad(n::text, 10, '0'), ${world.organizationId}, ${place.workspaceId},
+      'token ' || n, 'production', '{read}', 'admin', 'test' from generate_series(1, 130) n`.execute(server.db)
+  const first = await opened(place)
+  expect(first.html).toContain('131 things are undecided')
+  expect(first.html).toContain('Workspace tokens <span class="count">130</span>')
+  expect(first.html).toContain('<bdi>token 99</bdi>')
+  expect(first.html).not.toContain('<bdi>token 100</bdi>')
+  const [, next = ''] = /<a class="button small" href="([^"]+)">Next page</.exec(first.html) ?? []
+  const second = await admin.open(next)
+  expect(second.html).toContain('<bdi>token 130</bdi>')
+  expect(second.html).not.toContain('<bdi>token 99</bdi>')
+  expect(second.html).not.toContain('Next page')
+  const page = next.slice(next.indexOf('?'))
+  const item = itemIn(second.html, 'token 120')
+  const kept = await admin.submit(second, `${item}${page}`, { decision: 'keep' })
+  expect(kept.html).toContain('Kept. Until the date')
+  expect(rowOf(kept.html, 'token 120')).toContain('<span class="badge active">Kept</span>')
+  const confirm = await admin.open(/href="([^"]+\/revoke[^"]*)"/.exec(rowOf(kept.html, 'token 121'))?.[1] ?? '')
+  const ended = await admin.submit(confirm, `/revoke${page}`, {})
+  expect(rowOf(ended.html, 'token 121')).toContain('<span class="badge revoked">Revoked</span>')
 })
 
 it('a decision that is none, an item that is none and a report of an open review are refused', async () => {

@@ -615,7 +615,7 @@ describe('an organization’s keys', () => {
       prefix: 'ORG',
     })
     expect(shownIn(rotated)).toMatch(/^td_live_/)
-    const done = await post(ada, await ada.open(keys(`/${id}/revoke`)), '/revoke', {})
+    const done = await post(ada, await ada.open(keys(`/${id}/revoke`)), '/revoke', { understood: 'yes' })
     expect(done.url.pathname).toBe(keys())
     expect((await use(value)).status).toBe(401)
   })

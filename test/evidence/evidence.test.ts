@@ -202,6 +202,32 @@ describe.each<Backend>(['embedded', 'stores'])('on %s', (backend) => {
       expect([answer.status, answer.body.code]).toEqual([400, 'invalid_request'])
     })
 
+    it.each([
+      [{ since: '0000-01-01T00:00:00Z' }],
+      [{ since: '0001-01-01T00:00:00+10:00' }],
+      [{ until: '9999-12-31T23:59:59-10:00' }],
+    ])('refuses %j, which no database knows, for a page and for a file', async (query: Record<string, string>) => {
+      for (const path of ['/audit', '/audit/export', '/audit/export?format=csv']) {
+        const joined = `${path}${path.includes('?') ? '&' : '?'}${new URLSearchParams(query)}`
+        const answer = await call(server, key(), 'GET', joined)
+        expect([path, answer.status, answer.body.code]).toEqual([path, 400, 'invalid_request'])
+      }
+    })
+
+    it('takes a time of any offset, of any length', async () => {
+      await write('offsets')
+      const [{ timestamp }] = (await list(key(), { trace_id: 'offsets' })).body
+      const shifted = (hours: number) =>
+        `${new Date(Date.parse(timestamp) + hours * 3_600_000).toISOString().slice(0, 19)}${timestamp.slice(19, -1)}`
+      for (const since of [`${shifted(23)}+23:00`, `${shifted(-18)}-18:00`, `${shifted(0)}000000000000000000Z`]) {
+        expect((await list(key(), { trace_id: 'offsets', since })).body, since).toHaveLength(1)
+        expect((await list(key(), { trace_id: 'offsets', until: since })).body, since).toEqual([])
+        const file = await call(server, key(), 'GET', `/audit/export?${new URLSearchParams({ since })}`)
+        expect([since, file.status]).toEqual([since, 200])
+      }
+      expect((await list(key(), { trace_id: 'offsets', until: '9999-12-31T23:59:59.9999999Z' })).body).toHaveLength(1)
+    })
+
     it('gives a record with its place in the chain', async () => {
       await write('placed')
       await call(server, key(), 'GET', '/audit/export')
@@ -260,6 +286,17 @@ describe.each<Backend>(['embedded', 'stores'])('on %s', (backend) => {
       expect(lines[0]).toMatch(/^timestamp,seq,event,status,workspace_id/)
       expect(lines.find((line) => line.includes('csv-1'))).toContain('"{""note"":""a \\""quoted\\"", word""}"')
       expect(lines.find((line) => line.includes('-2+3'))).toContain(",'-2+3,")
+    })
+
+    it('exports a table in which nothing is a formula either where semicolons separate', async () => {
+      const note = "x;=cmd|'/C calc'!A0;y"
+      await write('csv-2', { detail: { note, [`;@${note}`]: [note] } })
+      const answer = await call(server, key(), 'GET', '/audit/export?format=csv&trace_id=csv-2')
+      const [, line = ''] = answer.text.split('\r\n')
+      expect(line).toContain('calc')
+      for (const cell of line.split(/[;\t]/)) expect(cell).not.toMatch(/^["']?[=+\-@]/)
+      const detail = /"(\{.*\})"/.exec(line)?.[1]?.replaceAll('""', '"') ?? ''
+      expect(JSON.parse(detail)).toEqual({ note, [`;@${note}`]: [note] })
     })
 
     it('gives what a credential of a workspace may see as a file with that filter, and no more', async () => {

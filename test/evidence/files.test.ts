@@ -1,7 +1,8 @@
 // Files of the audit log: whatever is done to one is named, with nothing but the file and the public keys.
 import { createHash } from 'node:crypto'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import fc from 'fast-check'
+import { sql } from 'kysely'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { hashOf } from '../../src/audit/chain.ts'
 import { verifyFile } from '../../src/audit/file-verification.ts'
@@ -49,7 +50,7 @@ describe('a file of the audit log', () => {
         request: { traceId: `trace-${place}` },
         organizationId: 'org_a',
         workspaceId: 'ws_a',
-        detail: { place, word: 'é\u2028', 10: 'ten', a: { 2: [] } },
+        detail: { place, word: 'é\u2028\ufffd', 10: 'ten', a: { 2: [] } },
       })
       if (place === 7) {
         await sealer.seal()
@@ -95,6 +96,79 @@ describe('a file of the audit log', () => {
     const exporting = exportTo({ db: opened.db, signer }, { chain: 'org_a', workspaceId: undefined }, {}, path)
     await expect(exporting).rejects.toMatchObject({ code: 'invalid_request' })
     expect(readFileSync(path, 'utf8')).toBe('mine')
+  })
+
+  it('is not left half written: what could not be exported can be exported again to the same place', async () => {
+    const other = await openEmbedded()
+    try {
+      const deps = { db: other.db, sink: createSink({ kind: 'files', path: newSink() }), signer }
+      const scope = { chain: 'org_a', workspaceId: undefined }
+      await sql`insert into audit_events (id, organization_id, event, status, trace_id, actor_kind)
+        select 'aud_' || lpad(place::text, 4, '0'), 'org_a', 'token.created', 'pass', 't', 'operator'
+        from generate_series(1, 1200) as place`.execute(other.db)
+      await createSealer({ ...deps, onError: () => {} }).seal()
+      await sql`alter table audit_events disable trigger user`.execute(other.db)
+      const { rows } = await sql`
+        delete from audit_events where id = (select event_id from audit_chain where seq = 900) returning id`.execute(
+        other.db,
+      )
+      expect(rows).toHaveLength(1)
+      const path = newSink()
+      for (let tries = 0; tries < 2; tries++) {
+        await expect(exportTo(deps, scope, {}, path)).rejects.toMatchObject({ code: 'server_error' })
+        expect(existsSync(path)).toBe(false)
+      }
+    } finally {
+      await other.close()
+    }
+  })
+
+  it('does not verify with other bytes that are read as the same text', async () => {
+    const bytes = Buffer.from(joined(whole))
+    for (const keysOf of [keys, []]) {
+      const at = bytes.indexOf(Buffer.from('\ufffd'))
+      expect(at).toBeGreaterThan(0)
+      const other = Buffer.concat([bytes.subarray(0, at), Buffer.from([0xff]), bytes.subarray(at + 3)])
+      const line = bytes.subarray(0, at).toString('utf8').split('\n').length
+      expect((await verify(saved(other), keysOf)).fault).toMatchObject({ kind: 'not_readable', line })
+    }
+  })
+
+  it('does not verify with a byte order mark', async () => {
+    const bytes = Buffer.from(joined(whole))
+    const end = bytes.indexOf('\n') + 1
+    for (const at of [0, end]) {
+      const marked = Buffer.concat([bytes.subarray(0, at), Buffer.from('\ufeff'), bytes.subarray(at)])
+      expect((await verify(saved(marked))).fault).toMatchObject({ kind: 'not_readable', line: at === 0 ? 1 : 2 })
+    }
+  })
+
+  it('has no other member in any line, signed or not', async () => {
+    const remark = { remark: 'all approved by the auditor' }
+    for (const lines of [whole, filtered]) {
+      for (const at of lines.keys()) {
+        const line = JSON.stringify({ ...JSON.parse(lines[at] ?? ''), ...remark })
+        for (const keysOf of [keys, []]) {
+          const report = await verify(saved(joined(lines.with(at, line))), keysOf)
+          expect(report).toMatchObject({ ok: false, fault: { kind: 'not_readable', line: at + 1 } })
+        }
+      }
+      const end = JSON.parse(lines.at(-1) ?? '')
+      const within = JSON.stringify({ ...end, end: { ...end.end, ...remark } })
+      expect((await verify(saved(joined(lines.with(-1, within))), [])).fault?.kind).toBe('not_readable')
+    }
+  })
+
+  it('holds none of what is noted as a checkpoint and is not signed', async () => {
+    const note = (seq: number, jws: string) =>
+      sql`insert into audit_checkpoints (chain, seq, jws) values ('org_a', ${seq}, ${jws})`.execute(opened.db)
+    await note(3, 'all approved by the auditor')
+    await note(4, JSON.parse(whole[1] ?? '').checkpoint)
+    const path = newSink()
+    await exportTo({ db: opened.db, signer }, { chain: 'org_a', workspaceId: undefined }, {}, path)
+    const lines = readFileSync(path, 'utf8').split('\n')
+    expect(lines.filter((line) => line.startsWith('{"checkpoint"'))).toEqual([whole[1]])
+    expect(await verify(path)).toMatchObject({ ok: true, checkpoints: 1, notes: [] })
   })
 
   it('says that its signature was not checked where no keys are given, and refuses those of somebody else', async () => {

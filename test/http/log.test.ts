@@ -64,6 +64,16 @@ describe('the logger', () => {
     expect(line.err.stack).toMatch(/log\.test\.ts:\d+/)
   })
 
+  it('writes an error that is its own cause, and a long line of causes, without losing where it came from', () => {
+    const own = new Error('own')
+    own.cause = new TypeError('between', { cause: own })
+    let long = new Error('cause 0')
+    for (let count = 1; count <= 10_000; count++) long = new Error(`cause ${count}`, { cause: long })
+    const lines = [own, long].map((err) => JSON.parse(logged((log) => log.error({ err }, 'failed'))))
+    expect(lines[0].err).toMatchObject({ message: 'own', cause: { message: 'between', cause: { message: 'own' } } })
+    expect(lines[1].err).toMatchObject({ message: 'cause 10000', cause: { message: 'cause 9999' } })
+  })
+
   it('drops every field that is not listed', () => {
     const line = JSON.parse(logged((log) => log.info({ user_id: 1, token_version: 2, body: {}, status: 200 }, 'x')))
     expect(Object.keys(line).sort()).toEqual(['level', 'msg', 'status', 'time'])
@@ -73,7 +83,12 @@ describe('the logger', () => {
     const stack = 'at Router (/app/node_modules/@koa/router/lib/router.js:12:3) koa@3.0.1 "POST /api/v1/workspaces/:id"'
     expect(withoutIdentifiers(stack)).toBe(stack)
     const began = performance.now()
-    for (const text of [`${'a'.repeat(5e6)}@`, `${'a.'.repeat(2e6)}@${'b.'.repeat(2e6)}`, 'eyJ'.repeat(1e6)])
+    const unended = [' ', '\n', '"', `'\\"`, ' : ', '= '].map((text) => `token_version${text.repeat(20_000)}`)
+    for (const text of [
+      ...[`${'a'.repeat(5e6)}@`, `${'a.'.repeat(2e6)}@${'b.'.repeat(2e6)}`, 'eyJ'.repeat(1e6)],
+      ...[...unended, ...unended],
+      ...['a@'.repeat(50_000), `x@${'a-'.repeat(31)}a.`.repeat(1_500), 'token_version '.repeat(5_000)],
+    ])
       withoutIdentifiers(text)
     expect(performance.now() - began).toBeLessThan(5_000)
   })

@@ -2,12 +2,19 @@
 import { type ParsedMail, simpleParser } from 'mailparser'
 import { SMTPServer } from 'smtp-server'
 
+interface Answer {
+  code: number
+  sentence: string
+}
+
 export interface TestMailServer {
   port: number
   url: string
   received: ParsedMail[]
   /** What it answers to a recipient; undefined: it is taken. */
-  refuse: (address: string) => { code: number; sentence: string } | undefined
+  refuse: (address: string) => Answer | undefined
+  /** What it answers to a sender. */
+  refuseSender: () => Answer | undefined
   /** Before it answers that a mail is taken. */
   delayMs: number
   close(): Promise<void>
@@ -17,11 +24,8 @@ export async function startMailServer(port = 0): Promise<TestMailServer> {
   const server = new SMTPServer({
     authOptional: true,
     disabledCommands: ['STARTTLS'],
-    onRcptTo(address, _session, done) {
-      const refusal = mail.refuse(address.address)
-      if (refusal === undefined) return done()
-      done(Object.assign(new Error(refusal.sentence), { responseCode: refusal.code }))
-    },
+    onMailFrom: (_address, _session, done) => answer(mail.refuseSender(), done),
+    onRcptTo: (address, _session, done) => answer(mail.refuse(address.address), done),
     onData(stream, _session, done) {
       simpleParser(stream).then(
         (parsed) => {
@@ -41,10 +45,16 @@ export async function startMailServer(port = 0): Promise<TestMailServer> {
     url: `smtp://127.0.0.1:${address.port}`,
     received: [],
     refuse: () => undefined,
+    refuseSender: () => undefined,
     delayMs: 0,
     close: () => new Promise<void>((resolve) => server.close(() => resolve())),
   }
   return mail
+}
+
+function answer(refusal: Answer | undefined, done: (error?: Error) => void): void {
+  if (refusal === undefined) done()
+  else done(Object.assign(new Error(refusal.sentence), { responseCode: refusal.code }))
 }
 
 export function addressesOf({ to }: ParsedMail): string[] {

@@ -16,6 +16,7 @@ beforeAll(async () => {
 beforeEach(() => {
   server.received.length = 0
   server.refuse = () => undefined
+  server.refuseSender = () => undefined
 })
 afterAll(async () => {
   mailer.close()
@@ -61,6 +62,37 @@ describe('a mail', () => {
     const nobody = createMailer({ url: new Secret('smtp://127.0.0.1:1'), from: 'a@example.com' })
     await expect(nobody.send(MAIL)).rejects.toThrow(/did not take a mail/)
     nobody.close()
+  })
+})
+
+describe('a refusal', () => {
+  it.each([
+    [550, 'no such mailbox'],
+    [550, '5.1.1 <ada@example.com>: User unknown'],
+    [553, '5.1.3 <ada@example.com>: not an address'],
+    [554, '5.1.10 <ada@example.com>: the domain takes no mail'],
+    [551, '5.2.1 <ada@example.com>: mailbox disabled'],
+  ])('of the recipient is final: %i %s', async (code, sentence) => {
+    server.refuse = () => ({ code, sentence })
+    expect(await mailer.send(MAIL)).toBe('refused')
+  })
+
+  it.each([
+    [554, '5.7.1 <ada@example.com>: Relay access denied'],
+    [550, '5.7.1 <latchkey@id.example.com>: Sender address rejected'],
+    [550, '5.1.0 <latchkey@id.example.com>: Sender address rejected: User unknown'],
+    [550, '5.1.8 <latchkey@id.example.com>: Sender address rejected: Domain not found'],
+    [553, '5.1.7 <latchkey@id.example.com>: not an address'],
+    [554, 'no'],
+    [452, '4.1.1 later'],
+  ])('of us when the recipient is named is for operators to mend: %i %s', async (code, sentence) => {
+    server.refuse = () => ({ code, sentence })
+    await expect(mailer.send(MAIL)).rejects.toThrow(`RCPT TO ${code}`)
+  })
+
+  it.each([550, 553, 554])('of our sender is for operators to mend: %i', async (code) => {
+    server.refuseSender = () => ({ code, sentence: '5.7.1 not owned by user' })
+    await expect(mailer.send(MAIL)).rejects.toThrow(`MAIL FROM ${code} 5.7.1`)
   })
 })
 

@@ -148,7 +148,8 @@ describe.each(BACKENDS)('a change of roles (%s)', (backend) => {
       expect(preview.body).toMatchObject({ user_id: leaver.person.userId, possible: true, problem: null })
       const before = new Map<string, Approved>()
       for (const { id } of [leaver.wide, leaver.onlyAdmin, leaver.narrow]) before.set(id, (await rowOf(id)).approved)
-      expect((await asKey('GET', `${path}/consequences${query}`)).text).toBe(preview.text) // nothing was changed
+      const again = await asKey('GET', `${path}/consequences${query}`)
+      expect(withoutTimes(again.text)).toBe(withoutTimes(preview.text)) // nothing was changed
       const done = await change(path)
       expect([200, 204]).toContain(done.status)
       expect(summaryOf(preview)).toEqual(await outcome(leaver, before))
@@ -356,3 +357,8 @@ describe.each(BACKENDS)('a change of roles (%s)', (backend) => {
     expect(records.filter(({ event }) => event === 'connection.closed')).toEqual([])
   })
 })
+
+/** A date that is counted from now is another one a second later. */
+function withoutTimes(text: string): string {
+  return text.replaceAll(/"by":"[^"]*"/g, '"by"')
+}

@@ -1,6 +1,6 @@
 // Attacks that worked once, each with the guarantee that ends it.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { digestOf } from '../../src/crypto/secret.ts'
+import { digestOf, Secret } from '../../src/crypto/secret.ts'
 import { findRefreshToken, rotateRefreshToken } from '../../src/families/store.ts'
 import { startServer, type TestServer } from '../support/server.ts'
 import { formOf } from '../support/user-agent.ts'
@@ -98,6 +98,29 @@ describe('attacks that worked once', () => {
     )
     const records = (await eventsOf('session.sign_in')).filter((record) => record.user_id === null)
     expect(records).toMatchObject([{ status: 'fail', actor_kind: 'nobody' }])
+  })
+
+  it('guessing passwords leaves few records, whether somebody has the address or not; and of IPv6 a network is one caller', async () => {
+    const { signIn: attempt } = await import('../../src/accounts/service.ts')
+    const guess = (email: string, turn: number, address: string) =>
+      attempt(server.app.accounts, {
+        email,
+        password: new Secret('a wrong password'),
+        request: { traceId: `guess ${email} ${turn}`, address },
+      })
+    const of = async (email: string) =>
+      (await eventsOf('session.sign_in')).filter(({ trace_id }) => trace_id.startsWith(`guess ${email} `)).length
+    const counts: number[] = []
+    await server.run('user create', { email: 'guessed@example.com', name: 'Guessed', password: PASSWORD })
+    for (const email of ['guessed@example.com', 'nobody-at-all@example.com']) {
+      for (let turn = 0; turn < 20; turn++) await guess(email, turn, `192.0.2.${100 + turn}`)
+      counts.push(await of(email))
+    }
+    expect(counts).toEqual([7, 7]) // the first five, the eighth and the sixteenth
+    const outcomes = []
+    for (let turn = 0; turn < 12; turn++) outcomes.push(await guess('six@example.com', turn, `2001:db8:1:2::${turn}`))
+    expect(outcomes.at(9)).toEqual({ ok: false, reason: 'wrong' })
+    expect(outcomes.at(10)).toMatchObject({ reason: 'too_many' })
   })
 
   it('revoking one JWT again and again leaves one record', async () => {

@@ -47,10 +47,13 @@ describe.runIf(hasStores())('notices by mail', () => {
     await scratch?.drop()
   })
 
+  type Unmailed = Parameters<RemindersDeps['onUnmailed']>[0]
+
   /** A process that mails, with a schedule of its own that nobody waits for. */
-  function startMailing(url: string): RemindersDeps & { errors: Error[]; jobs: Jobs } {
+  function startMailing(url: string): RemindersDeps & { errors: Error[]; unmailed: Unmailed[]; jobs: Jobs } {
     const database = openPostgres(scratch.url, 2, () => {})
     const errors: Error[] = []
+    const unmailed: Unmailed[] = []
     const mailer = createMailer({ url: new Secret(url), from: 'latchkey@id.example.com' })
     const jobs = createJobs({
       source: database.source,
@@ -58,7 +61,8 @@ describe.runIf(hasStores())('notices by mail', () => {
       onError: (error) => errors.push(error),
       pace: QUICK,
     })
-    const deps = { db: database.db, issuer: server.origin, mailer, jobs, errors, onUnmailed: () => {} }
+    const onUnmailed = (notice: Unmailed) => void unmailed.push(notice)
+    const deps = { db: database.db, issuer: server.origin, mailer, jobs, errors, unmailed, onUnmailed }
     jobs.define(MAIL, { patience: 'long', run: (data) => sendMail(deps, data) })
     jobs.start()
     processes.push({ jobs, mailer, opened: database, errors })
@@ -111,6 +115,12 @@ describe.runIf(hasStores())('notices by mail', () => {
       await new Promise((resolve) => setTimeout(resolve, 50))
     }
   }
+
+  const of = (place: Place, told: readonly Unmailed[]) =>
+    told.filter(({ workspaceId }) => workspaceId === place.workspaceId)
+
+  const suspend = (addresses: readonly string[]) =>
+    sql`update users set suspended_at = now() where email = any(${[...addresses]}::text[])`.execute(server.db)
 
   const got = () => (mail?.received ?? []).flatMap(addressesOf).sort()
 
@@ -168,6 +178,7 @@ describe.runIf(hasStores())('notices by mail', () => {
     await makeNotices(deps)
     await until(() => isSettled(place))
     expect([got(), refusals]).toEqual([[later], 3])
+    expect(of(place, deps.unmailed)).toEqual([{ workspaceId: place.workspaceId, kind: 'token_unused', why: 'refused' }])
     await makeNotices(deps)
     await new Promise((resolve) => setTimeout(resolve, 2_000))
     expect(got()).toEqual([later])
@@ -181,7 +192,7 @@ describe.runIf(hasStores())('notices by mail', () => {
     await makeNotices(deps)
     await until(() => deps.errors.length >= 2)
     const [gone] = place.addresses
-    await sql`update users set suspended_at = now() where email = ${gone}`.execute(server.db)
+    await suspend([gone ?? ''])
     await server.app.revocations.change(async (trx) => {
       await sql`update token_versions set last_used_at = clock_timestamp() where token_id = ${over.tokenId}`.execute(
         trx,
@@ -192,5 +203,53 @@ describe.runIf(hasStores())('notices by mail', () => {
     await until(() => isSettled(place))
     await new Promise((resolve) => setTimeout(resolve, 3_000))
     expect(got()).toEqual(place.addresses.filter((address) => address !== gone))
+  })
+
+  it('of what was over for a while go out once it is so again', { timeout: 90_000 }, async () => {
+    const port = await freePort()
+    const place = await makePlace()
+    const deps = startMailing(`smtp://127.0.0.1:${port}`)
+    await makeNotices(deps)
+    const setSuspended = (reason: string | null) =>
+      sql`update token_lines set suspend_reason = ${reason}::text,
+        suspended_at = case when ${reason}::text is null then null else now() end where id = ${place.tokenId}`.execute(
+        server.db,
+      )
+    await setSuspended('asked_for')
+    await makeNotices(deps)
+    mail = await startMailServer(port)
+    const { rows: keys } = await sql<{ notice_id: string; user_id: string }>`
+      select m.notice_id, m.user_id from notice_mails m join notices n on n.id = m.notice_id
+      where n.subject_id = ${place.tokenId}`.execute(server.db)
+    expect(keys).toHaveLength(2)
+    for (const key of keys) await sendMail(deps, key)
+    expect(got()).toEqual([])
+    await setSuspended(null)
+    await makeNotices(deps)
+    await until(() => isSettled(place))
+    expect(got()).toEqual(place.addresses)
+  })
+
+  it('go out also where a process without a mail server told of it first', { timeout: 90_000 }, async () => {
+    mail = await startMailServer()
+    const place = await makePlace()
+    const deps = startMailing(mail.url)
+    await makeNotices({ ...deps, mailer: undefined })
+    const said = { workspaceId: place.workspaceId, kind: 'token_unused' }
+    expect(of(place, deps.unmailed)).toEqual([{ ...said, why: 'no_mail_server' }])
+    await makeNotices(deps)
+    await until(() => isSettled(place))
+    expect(got()).toEqual(place.addresses)
+    expect(of(place, deps.unmailed)).toHaveLength(1)
+  })
+
+  it('that nobody would get are told of', { timeout: 90_000 }, async () => {
+    mail = await startMailServer()
+    const place = await makePlace()
+    await suspend(place.addresses)
+    const deps = startMailing(mail.url)
+    await makeNotices(deps)
+    await makeNotices(deps)
+    expect(of(place, deps.unmailed)).toEqual([{ workspaceId: place.workspaceId, kind: 'token_unused', why: 'nobody' }])
   })
 })

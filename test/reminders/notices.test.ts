@@ -122,26 +122,52 @@ describe('a token that nobody uses', () => {
 })
 
 describe('an access review', () => {
-  it('is told of seven days before its date, and the day before', async () => {
+  it('is told of seven days before its date, the day before, and again where its date comes nearer', async () => {
     const place = await makeWorkspace()
     const path = `/workspaces/${place.workspaceId}/reviews`
     const { body: review } = await call(server, bearer(world.key), 'POST', path, { body: { due_in_days: 8 } })
     await notices()
     expect(await listed(place)).toEqual([])
-    const dueIn = (interval: string) =>
-      sql`update access_reviews set due_at = clock_timestamp() + ${interval}::interval where id = ${review.id}`.execute(
-        server.db,
-      )
-    await dueIn('6 days 23 hours')
-    await notices()
-    expect(await listed(place)).toMatchObject([{ kind: 'review_due', subject_id: review.id, stage: 'first' }])
-    await dueIn('23 hours')
-    await notices()
-    await notices()
-    expect(await listed(place)).toMatchObject([{ kind: 'review_due', subject_id: review.id, stage: 'last' }])
+    const told = async (stage: string, interval: string) => {
+      const { rows } = await sql<{ due_at: Date }>`
+        update access_reviews set due_at = clock_timestamp() + ${interval}::interval where id = ${review.id}
+        returning due_at`.execute(server.db)
+      await notices()
+      await notices()
+      const due = rows[0]?.due_at.toISOString() ?? ''
+      expect(await listed(place)).toEqual([
+        expect.objectContaining({ kind: 'review_due', subject_id: review.id, stage: `${stage} ${due.slice(0, 10)}` }),
+      ])
+      expect((await listed(place))[0]?.due_at?.slice(0, 19)).toBe(due.slice(0, 19))
+    }
+    await told('first', '6 days 23 hours')
+    await told('first', '3 days')
+    await told('last', '23 hours')
     await server.run('review close', { review: review.id })
     await notices()
     expect((await listed(place)).filter(({ kind }) => kind === 'review_due')).toEqual([])
+  })
+})
+
+describe('a notice that cannot be made', () => {
+  it('keeps no other from being made, and is a failure', async () => {
+    const place = await makeWorkspace()
+    const before = await makeToken(server, place)
+    const after = await makeToken(server, place)
+    for (const { id } of [before, after]) await setLife(id, { madeDaysAgo: 100 })
+    const [broken = '', whole = ''] = [before.id, after.id].sort()
+    await sql`create function refuse_notice() returns trigger language plpgsql as
+      'begin raise exception ''not this one''; end'`.execute(server.db)
+    await sql`create trigger refuse_notice before insert on notices for each row
+      when (new.subject_id = ${sql.lit(broken)}) execute function refuse_notice()`.execute(server.db)
+    try {
+      await expect(notices()).rejects.toThrow()
+      expect(await listed(place)).toMatchObject([{ subject_id: whole }])
+    } finally {
+      await sql`drop function refuse_notice cascade`.execute(server.db)
+    }
+    await notices()
+    expect((await listed(place)).map(({ subject_id }) => subject_id).sort()).toEqual([broken, whole])
   })
 })
 
@@ -171,7 +197,7 @@ describe('the list', () => {
     const before = server.logLines.length
     await notices()
     await notices()
-    const lines = server.logLines.slice(before).filter((line) => line.includes('a notice is mailed to nobody'))
+    const lines = server.logLines.slice(before).filter((line) => line.includes('a notice is not mailed'))
     expect(lines.map((line) => JSON.parse(line))).toEqual([
       {
         level: 'info',

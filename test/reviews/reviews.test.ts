@@ -3,7 +3,10 @@ import { randomBytes } from 'node:crypto'
 import { compactVerify, importJWK, type JWK } from 'jose'
 import { sql } from 'kysely'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { openReviewAfterTeamChange } from '../../src/reviews/service.ts'
+import type { UserId } from '../../src/ids.ts'
+import { closeDecided, closeNow, verifyReport } from '../../src/reviews/service.ts'
+import type { RevocationList } from '../../src/revocation/service.ts'
+import type { SinkSigner } from '../../src/sink/signing.ts'
 import {
   type ApiWorld,
   bearer,
@@ -64,6 +67,8 @@ interface Item {
   kind: string
   subject_id: string
   snapshot: Record<string, unknown>
+  now: Record<string, unknown> | null
+  is_decided: boolean
   decision: string | null
   outcome: string | null
 }
@@ -85,16 +90,36 @@ function decide(
   return call(server, credential, 'POST', path, { body })
 }
 
+async function forbidTokens(place: Place, tokens_forbidden: boolean) {
+  const body = { tokens_forbidden, expiry_required: false, max_age_days: null, environments: null }
+  const path = `/workspaces/${place.workspaceId}/token-policy`
+  const answer = await call(server, bearer(place.key), 'PUT', path, { body })
+  expect(answer.status, answer.text).toBe(200)
+}
+
+/** As an approval of more scopes does. */
+const widen = (id: string) =>
+  sql`update connections set approved = jsonb_set(approved, '{resources}', (
+    select jsonb_object_agg(key, 'read ingest manage') from jsonb_each(approved -> 'resources'))) where id = ${id}`.execute(
+    server.db,
+  )
+const widened = (resources: unknown) =>
+  Object.fromEntries(Object.keys(resources ?? {}).map((name) => [name, 'read ingest manage']))
+
 /** As if its date had come. */
 const comeDue = (id: string) =>
   sql`update access_reviews set due_at = clock_timestamp() - interval '1 millisecond' where id = ${id}`.execute(
     server.db,
   )
 
+const runTeamChanges = () => server.run('jobs run', { job: 'reviews-team' })
 const runClosing = () => server.run('jobs run', { job: 'reviews-close' })
 
 const works = async (value: string, workspaceId: string): Promise<boolean> =>
   (await call(server, bearer(value), 'GET', `/workspaces/${workspaceId}`)).status === 200
+
+const byOperator = (reviewId: string) =>
+  ({ reviewId, actor: { kind: 'operator' }, request: { traceId: 'test' } }) as const
 
 async function eventsOf(review: string) {
   const rows = await server.db
@@ -164,7 +189,6 @@ describe('opening a review', () => {
 
   it('happens with a member who is removed or may do less, and not where nothing stands', async () => {
     const place = await makeWorkspace()
-    const { organizationId } = world
     const path = `/workspaces/${place.workspaceId}/members`
     const add = async (role: string) => {
       const person = await makePerson(server)
@@ -175,7 +199,10 @@ describe('opening a review', () => {
       const answer = await call(server, admin(), 'DELETE', `${path}/${userId}`)
       expect(answer.status, answer.text).toBe(204)
     }
-    const list = async () => (await call(server, admin(), 'GET', reviews(place))).body
+    const list = async () => {
+      await runTeamChanges()
+      return (await call(server, admin(), 'GET', reviews(place))).body
+    }
     await remove(await add('member'))
     expect(await list()).toEqual([])
     const token = await makeToken(server, { ...place, key: world.key })
@@ -189,16 +216,68 @@ describe('opening a review', () => {
     expect(shown.items.map(({ subject_id }: { subject_id: string }) => subject_id)).toContain(token.id)
     await remove(member)
     expect(await list()).toHaveLength(1) // the same one, which is still open
-    const undone = server.db.transaction().execute(async (trx) => {
-      await openReviewAfterTeamChange(trx, {
-        organizationId: organizationId as `org_${string}`,
-        workspaceIds: [world.otherWorkspaceId as `ws_${string}`],
-        actor: { kind: 'operator' },
-        request: { traceId: 'team' },
-      })
-      throw new Error('undone')
-    })
-    await expect(undone).rejects.toThrow('undone')
+  })
+
+  it('outlives the process that changed the team, and is that change’s: whoever removed somebody opened it', async () => {
+    const place = await makeWorkspace()
+    const token = await makeToken(server, place)
+    const path = `/workspaces/${place.workspaceId}/members/${world.people.member.userId}`
+    expect((await call(server, admin(), 'DELETE', path)).status).toBe(204)
+    expect((await call(server, admin(), 'GET', reviews(place))).body).toEqual([]) // nobody has waited for it
+    await runTeamChanges()
+    const [opened] = (await call(server, admin(), 'GET', reviews(place))).body
+    expect(opened).toMatchObject({ reasons: ['team_change'], opened_by: world.people.admin.userId })
+    expect(itemOf(await show(place, opened.id), token.id).decision).toBeNull()
+    await runTeamChanges()
+    expect(countOf(await eventsOf(opened.id), 'review.reason_added')).toBe(0)
+  })
+
+  it('after an incident and a change of the team takes in what was made since; the incident asks again for all', async () => {
+    const place = await makeWorkspace()
+    const old = await makeToken(server, place)
+    const gone = await makeToken(server, place)
+    const review = await open(place)
+    for (const subject of [old.id, place.workspaceId])
+      expect((await decide(place, review, subject, { decision: 'keep', note: 'known' })).status).toBe(200)
+    expect((await decide(place, review, gone.id, { decision: 'revoke' })).status).toBe(200)
+
+    const second = await makeToken(server, place)
+    const path = `/workspaces/${place.workspaceId}/members/${world.people.member.userId}`
+    expect((await call(server, admin(), 'DELETE', path)).status).toBe(204)
+    await runTeamChanges()
+    const changed = await show(place, review.id)
+    expect(changed.reasons).toEqual(['asked', 'team_change'])
+    expect(itemOf(changed, second.id).decision).toBeNull()
+    expect(itemOf(changed, old.id).decision).toBe('keep')
+
+    const third = await makeToken(server, place)
+    const incident = await open(place, { reason: 'incident' }, 200)
+    expect(incident.counts).toEqual({ items: 5, decided: 1, undecided: 4 })
+    expect(itemOf(incident, third.id).decision).toBeNull()
+    expect(itemOf(incident, old.id)).toMatchObject({ decision: null, note: null, decided_by: null, decided_at: null })
+    expect(itemOf(incident, gone.id)).toMatchObject({ decision: 'revoke', outcome: 'revoked' })
+    const reasons = (await eventsOf(review.id)).filter(({ event }) => event === 'review.reason_added')
+    expect(reasons.map(({ detail }) => detail)).toEqual([
+      expect.objectContaining({ reason: 'team_change', items_added: 1, decisions_taken_back: 0 }),
+      expect.objectContaining({ reason: 'incident', items_added: 1, decisions_taken_back: 2 }),
+    ])
+  })
+
+  it('is not joined once its date has passed: what comes in then could be looked at by nobody', async () => {
+    const place = await makeWorkspace()
+    const review = await open(place)
+    const token = await makeToken(server, place)
+    await comeDue(review.id)
+    expect((await open(place, { reason: 'incident' }, 409)).code).toBe('conflict')
+    const path = `/workspaces/${place.workspaceId}/members/${world.people.member.userId}`
+    expect((await call(server, admin(), 'DELETE', path)).status).toBe(204)
+    await runTeamChanges()
+    await runClosing()
+    expect((await show(place, review.id)).items).toHaveLength(1)
+    expect(await works(token.key, place.workspaceId)).toBe(true)
+    await runTeamChanges()
+    const [next] = (await call(server, admin(), 'GET', reviews(place))).body
+    expect(next).toMatchObject({ reasons: ['team_change'], counts: { items: 2, undecided: 2 } })
   })
 
   it('is a command for a workspace, or for each one of an organization', async () => {
@@ -288,15 +367,37 @@ describe('deciding', () => {
     expect(ends.map(({ event }) => event).sort()).toEqual(['connection.closed', 'token.revoked'])
   })
 
-  it('lets no credential attest itself, but end itself', async () => {
+  it('takes no word of a workspace’s own credentials for one another; they may end, also themselves', async () => {
     const place = await makeWorkspace()
     const token = await makeToken(server, place)
+    const other = await makeToken(server, place)
     const review = await open(place)
     const itself = bearer(token.key)
-    expect((await decide(place, review, token.id, { decision: 'keep' }, itself)).body.code).toBe('wrong_credential')
-    expect((await decide(place, review, place.workspaceId, { decision: 'keep' }, itself)).status).toBe(200)
+    for (const subject of [token.id, other.id, place.workspaceId]) {
+      const refused = await decide(place, review, subject, { decision: 'keep' }, itself)
+      expect([refused.status, refused.body.code]).toEqual([403, 'wrong_credential'])
+    }
+    const closing = await call(server, itself, 'POST', `${reviews(place)}/${review.id}/close`, { body: {} })
+    expect([closing.status, closing.body.code]).toEqual([403, 'wrong_credential'])
+    expect((await show(place, review.id)).counts).toMatchObject({ decided: 0 })
+    expect((await decide(place, review, other.id, { decision: 'revoke' }, itself)).status).toBe(200)
     expect((await decide(place, review, token.id, { decision: 'revoke' }, itself)).status).toBe(200)
     expect(await works(token.key, place.workspaceId)).toBe(false)
+    const byKey = await decide(place, review, place.workspaceId, { decision: 'keep' }, bearer(place.key))
+    expect(byKey.status).toBe(200)
+    const end = { body: {} }
+    expect((await call(server, bearer(place.key), 'POST', `${reviews(place)}/${review.id}/close`, end)).status).toBe(
+      200,
+    )
+  })
+
+  it('finds no item of another review, and ends nothing of it', async () => {
+    const [here, there] = [await makeWorkspace(), await makeWorkspace()]
+    const token = await makeToken(server, there)
+    const [review, other] = [await open(here), await open(there)]
+    const path = `${reviews(here)}/${review.id}/items/${itemOf(other, token.id).id}`
+    const answer = await call(server, world.people.owner, 'POST', path, { body: { decision: 'revoke' } })
+    expect([answer.status, await works(token.key, there.workspaceId)]).toEqual([404, true])
   })
 
   it('takes for each kind what can be said of it, and nothing else', async () => {
@@ -308,10 +409,111 @@ describe('deciding', () => {
     expect((await decide(place, review, token.id, { decision: 'changed' })).status).toBe(400)
     expect((await decide(place, review, token.id, { decision: 'perhaps' })).status).toBe(400)
     expect((await decide(place, review, token.id, { decision: 'keep', note: token.key })).status).toBe(400)
+    const unchanged = await decide(place, review, policy, { decision: 'changed' })
+    expect([unchanged.status, unchanged.body.code]).toEqual([409, 'conflict'])
+    await forbidTokens(place, true)
     expect((await decide(place, review, policy, { decision: 'changed' })).status).toBe(200)
-    expect(await works(token.key, place.workspaceId)).toBe(true)
     const nowhere = `${reviews(place)}/${review.id}/items/rvi_00000000000000000000000000`
     expect((await call(server, admin(), 'POST', nowhere, { body: { decision: 'keep' } })).status).toBe(404)
+  })
+})
+
+describe('what was attested', () => {
+  it('is what it was at that moment: shown beside what it was before, and signed', async () => {
+    const place = await makeWorkspace()
+    await connectPerson(server, place, world.people.member, 'read')
+    const [connection] = (await call(server, admin(), 'GET', `/workspaces/${place.workspaceId}/connections`)).body
+    const review = await open(place)
+    expect(itemOf(review, connection.id)).toMatchObject({ now: null, attested: null })
+    await widen(connection.id)
+    await forbidTokens(place, true)
+    const shown = await show(place, review.id)
+    const { resources } = itemOf(shown, connection.id).snapshot
+    const wider = { resources: widened(resources) }
+    expect(itemOf(shown, connection.id).now).toEqual(wider)
+    expect(itemOf(shown, place.workspaceId).now).toEqual({ tokens_forbidden: true })
+    const kept = await decide(place, review, connection.id, { decision: 'keep' })
+    expect(kept.body).toMatchObject({ snapshot: { resources }, attested: wider, is_decided: true })
+    await decide(place, review, place.workspaceId, { decision: 'changed' })
+    const closed = await call(server, admin(), 'POST', `${reviews(place)}/${review.id}/close`, { body: {} })
+    expect(closed.status, closed.text).toBe(200)
+    const { report } = (await call(server, admin(), 'GET', `${reviews(place)}/${review.id}/report`)).body
+    expect(itemOf(report, connection.id)).toMatchObject({ snapshot: { resources }, attested: wider, outcome: 'kept' })
+    expect(itemOf(report, place.workspaceId)).toMatchObject({
+      snapshot: { tokens_forbidden: false },
+      attested: { tokens_forbidden: true },
+      outcome: 'changed',
+    })
+  })
+
+  it('does not cover what came after it: that is undecided again, and suspended at the date', async () => {
+    const place = await makeWorkspace()
+    const connected = await connectPerson(server, place, world.people.member, 'read')
+    await connectPerson(server, place, world.people.admin, 'read')
+    const list = (await call(server, admin(), 'GET', `/workspaces/${place.workspaceId}/connections`)).body
+    const [wider, less] = [world.people.member, world.people.admin].map(
+      ({ userId }) => list.find(({ user_id }: { user_id: string }) => user_id === userId).id,
+    )
+    const review = await open(place)
+    for (const subject of [wider, less, place.workspaceId])
+      expect((await decide(place, review, subject, { decision: 'keep' })).status).toBe(200)
+    await widen(wider)
+    await sql`update connections set approved = jsonb_set(approved, '{resources}', '{}') where id = ${less}`.execute(
+      server.db,
+    )
+    await forbidTokens(place, true)
+    const shown = await show(place, review.id)
+    expect(shown.counts).toEqual({ items: 3, decided: 1, undecided: 2 })
+    expect(shown.items.map((item: Item) => [item.subject_id, item.is_decided])).toEqual(
+      expect.arrayContaining([
+        [wider, false],
+        [less, true],
+        [place.workspaceId, false],
+      ]),
+    )
+    expect((await call(server, admin(), 'GET', reviews(place))).body[0].counts).toEqual(shown.counts)
+    const early = await call(server, admin(), 'POST', `${reviews(place)}/${review.id}/close`, { body: {} })
+    expect(early.status).toBe(409)
+    await comeDue(review.id)
+    await runClosing()
+    const closed = await show(place, review.id)
+    expect(Object.fromEntries(closed.items.map((item: Item) => [item.subject_id, item.outcome]))).toEqual({
+      [wider]: 'suspended',
+      [less]: 'kept',
+      [place.workspaceId]: 'not_attested',
+    })
+    expect(await works(String(connected.access_token), place.workspaceId)).toBe(false)
+  })
+
+  it('is said anew where it did not hold any more', async () => {
+    const place = await makeWorkspace()
+    await connectPerson(server, place, world.people.member, 'read')
+    const [connection] = (await call(server, admin(), 'GET', `/workspaces/${place.workspaceId}/connections`)).body
+    const review = await open(place)
+    await decide(place, review, connection.id, { decision: 'keep' })
+    await widen(connection.id)
+    const again = await decide(place, review, connection.id, { decision: 'keep' })
+    expect([again.status, again.body.is_decided]).toEqual([200, true])
+    expect(countOf(await eventsOf(review.id), 'review.attested')).toBe(2)
+  })
+})
+
+describe('a review of much', () => {
+  it('is read in pages, each item once, with counts of all of it', async () => {
+    const place = await makeWorkspace()
+    for (let count = 0; count < 4; count++) await makeToken(server, place)
+    const review = await open(place)
+    const seen: string[] = []
+    let path: string | undefined = `${reviews(place)}/${review.id}?limit=2`
+    while (path !== undefined) {
+      const answer = await call(server, admin(), 'GET', path)
+      expect(answer.status, answer.text).toBe(200)
+      expect(answer.body.counts.items).toBe(5)
+      expect(answer.body.items.length).toBeLessThanOrEqual(2)
+      seen.push(...answer.body.items.map(({ id }: Item) => id))
+      path = /<\/api\/v1([^>]+)>; rel="next"/.exec(answer.headers.get('link') ?? '')?.[1]
+    }
+    expect(seen).toEqual(review.items.map(({ id }: Item) => id))
   })
 })
 
@@ -353,6 +555,64 @@ describe('the date', () => {
       actor_kind: 'schedule',
       detail: { kept: 1, suspended: 2, not_attested: 1, revoked: 0, changed: 0, ended: 0 },
     })
+  })
+
+  it('leaves what was kept between the reading of the list and its turn', async () => {
+    const place = await makeWorkspace()
+    const token = await makeToken(server, place)
+    const review = await open(place)
+    let isFirst = true
+    const revocations: RevocationList = {
+      ...server.app.revocations,
+      async change(work, options) {
+        if (isFirst) {
+          isFirst = false
+          expect((await decide(place, review, token.id, { decision: 'keep' })).status).toBe(200)
+        }
+        return server.app.revocations.change(work, options)
+      },
+    }
+    await closeNow({ ...server.app, revocations }, byOperator(review.id))
+    expect(itemOf(await show(place, review.id), token.id).outcome).toBe('kept')
+    expect(await works(token.key, place.workspaceId)).toBe(true)
+  })
+
+  it('finds the report made anew where somebody decided otherwise while it was signed', async () => {
+    const place = await makeWorkspace()
+    const token = await makeToken(server, place)
+    const review = await open(place)
+    await decide(place, review, token.id, { decision: 'keep' })
+    let isFirst = true
+    const signer: SinkSigner = {
+      ...server.app.signer,
+      async signDocument(type, payload) {
+        if (isFirst) {
+          isFirst = false
+          expect((await decide(place, review, token.id, { decision: 'revoke' })).status).toBe(200)
+        }
+        return server.app.signer.signDocument(type, payload)
+      },
+    }
+    await closeNow({ ...server.app, signer }, byOperator(review.id))
+    const { report } = (await call(server, admin(), 'GET', `${reviews(place)}/${review.id}/report`)).body
+    expect(itemOf(report, token.id).outcome).toBe('revoked')
+  })
+
+  it('is not brought about by whoever is no admin any more when it is asked for', async () => {
+    const place = await makeWorkspace()
+    const review = await open(place)
+    expect((await decide(place, review, place.workspaceId, { decision: 'keep' })).status).toBe(200)
+    const person = (userId: string) => ({
+      workspaceId: place.workspaceId,
+      reviewId: review.id,
+      authority: { kind: 'person' as const, userId: userId as UserId, signedInAt: Date.now() / 1_000 },
+      request: { traceId: 'test' },
+    })
+    const refused = closeDecided(server.app, person(world.people.viewer.userId))
+    await expect(refused).rejects.toMatchObject({ code: 'role_too_low' })
+    expect((await show(place, review.id)).closed_at).toBeNull()
+    await closeDecided(server.app, person(world.people.admin.userId))
+    expect((await show(place, review.id)).closed_by).toBe(world.people.admin.userId)
   })
 
   it('comes at once by command', async () => {
@@ -448,5 +708,34 @@ describe('the report', () => {
     const changed = `${content.slice(0, at)}${content[at] === 'A' ? 'B' : 'A'}${content.slice(at + 1)}`
     await expect(compactVerify([header, changed, signature].join('.'), key)).rejects.toThrow()
     expect(await server.app.signer.openDocument('latchkey-audit-export', body.jws)).toBeUndefined()
+  })
+
+  it('as a file says what of it is not so: the text beside the signature, the signature, or all of it', async () => {
+    const place = await makeWorkspace()
+    const review = await open(place)
+    await server.run('review close', { review: review.id })
+    const { body } = await call(server, admin(), 'GET', `${reviews(place)}/${review.id}/report`)
+    const keys = server.app.signer.publicKeys()
+    const verified = (file: unknown, by = keys) =>
+      verifyReport(typeof file === 'string' ? file : JSON.stringify(file), by)
+    expect(await verified(body)).toEqual({
+      ok: true,
+      review: review.id,
+      closed_at: body.report.closed_at,
+      signature: 'good',
+      fault: null,
+    })
+    const other = { ...body.report, counts: { ...body.report.counts, kept: 7 } }
+    expect(await verified({ ...body, report: other })).toMatchObject({ ok: false, fault: 'report_changed' })
+    const [header, content, signature] = body.jws.split('.')
+    const forged = Buffer.from(JSON.stringify(other)).toString('base64url')
+    const rewritten = { report: other, jws: [header, forged, signature].join('.') }
+    expect(await verified(rewritten)).toMatchObject({ ok: false, signature: 'wrong', fault: 'signature_wrong' })
+    expect(content).not.toBe(forged)
+    const archive = await server.app.signer.signDocument('latchkey-archive', body.report)
+    expect(await verified({ ...body, jws: archive })).toMatchObject({ ok: false, fault: 'signature_wrong' })
+    expect(await verified(body, [])).toMatchObject({ ok: true, signature: 'unchecked' })
+    for (const nothing of ['', '{}', 'null', '[1]', body.jws, { ...body, jws: 'a' }])
+      expect((await verified(nothing)).ok, JSON.stringify(nothing)).toBe(false)
   })
 })

@@ -7,10 +7,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { PGlite } from '@electric-sql/pglite'
-import pg from 'pg'
 import { inject } from 'vitest'
 import { type OpenedDatabase, openPGlite, openPostgres } from '../../src/store/database.ts'
 import { createScratchDatabase, hasStores } from './databases.ts'
+import { onServer } from './on-server.ts'
 import type { Backend } from './server.ts'
 import { findProgram } from './throwaway-stores.ts'
 
@@ -45,18 +45,6 @@ function program(name: string): string {
   const path = findProgram(name)
   if (path === undefined) throw new Error(`${name} is not here`)
   return path
-}
-
-async function onServer(url: string, ...statements: string[]): Promise<void> {
-  const server = new URL(url)
-  server.pathname = '/postgres'
-  const client = new pg.Client({ connectionString: server.href })
-  await client.connect()
-  try {
-    for (const statement of statements) await client.query(statement)
-  } finally {
-    await client.end()
-  }
 }
 
 /** A database that can be closed, taken back, and opened again. */

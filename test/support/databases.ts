@@ -4,11 +4,9 @@ import { openAsBlob } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { PGlite } from '@electric-sql/pglite'
-import pg from 'pg'
 import { inject } from 'vitest'
-import { MIGRATIONS } from '../../src/app.ts'
-import { type OpenedDatabase, openPGlite, openPostgres } from '../../src/store/database.ts'
-import { migrate } from '../../src/store/migrate.ts'
+import { type OpenedDatabase, openPGlite } from '../../src/store/database.ts'
+import { onServer } from './on-server.ts'
 
 /** An embedded database, migrated and empty. */
 export async function openEmbedded(): Promise<OpenedDatabase> {
@@ -26,23 +24,10 @@ export async function createScratchDatabase(): Promise<ScratchDatabase> {
   const base = inject('postgresUrl')
   if (base === undefined) throw new Error('there is no PostgreSQL: guard the test with hasStores')
   const name = `latchkey_test_${randomBytes(6).toString('hex')}`
-  await onServer(base, `create database ${name}`)
+  await onServer(base, `create database ${name} template ${inject('postgresTemplate')}`)
   const url = new URL(base)
   url.pathname = `/${name}`
-  const opened = openPostgres(url.href, 1, () => {}, { statementTimeoutMs: 0 })
-  await migrate(opened.db, MIGRATIONS)
-  await opened.close()
   return { url: url.href, drop: () => onServer(base, `drop database if exists ${name} with (force)`) }
-}
-
-async function onServer(url: string, statement: string): Promise<void> {
-  const client = new pg.Client({ connectionString: url })
-  await client.connect()
-  try {
-    await client.query(statement)
-  } finally {
-    await client.end()
-  }
 }
 
 /** Where the revocations of one database are written besides; copies of a database must not share it. */

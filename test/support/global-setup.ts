@@ -1,4 +1,6 @@
-// Once for a run: one migrated embedded database, dumped for every test file to start from; and which stores are here.
+// Once for a run: one migrated embedded database, dumped for every test file to start from; one on PostgreSQL to be copied;
+// and which stores are here.
+import { randomBytes } from 'node:crypto'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -8,14 +10,17 @@ import { Redis } from 'ioredis'
 import pg from 'pg'
 import type { TestProject } from 'vitest/node'
 import { MIGRATIONS } from '../../src/app.ts'
-import { openPGlite } from '../../src/store/database.ts'
+import { openPGlite, openPostgres } from '../../src/store/database.ts'
 import { migrate } from '../../src/store/migrate.ts'
+import { onServer } from './on-server.ts'
 
 declare module 'vitest' {
   export interface ProvidedContext {
     /** A dump of an embedded database that is migrated and empty. */
     embeddedDump: string
     postgresUrl: string | undefined
+    /** A database there that is migrated and empty: others are copies of it. */
+    postgresTemplate: string | undefined
     redisUrl: string | undefined
   }
 }
@@ -23,7 +28,7 @@ declare module 'vitest' {
 const POSTGRES_URL = process.env.TEST_DATABASE_URL ?? 'postgres://postgres@127.0.0.1:5432/postgres'
 const REDIS_URL = process.env.TEST_REDIS_URL ?? 'redis://127.0.0.1:6379'
 
-export default async function setup(project: TestProject): Promise<() => void> {
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   // The stores first: starting the embedded database keeps this process from hearing their answers in time.
   const [postgresUrl, redisUrl] = await Promise.all([
     found('PostgreSQL', POSTGRES_URL, postgresAnswers),
@@ -31,9 +36,25 @@ export default async function setup(project: TestProject): Promise<() => void> {
   ])
   project.provide('postgresUrl', postgresUrl)
   project.provide('redisUrl', redisUrl)
+  const template = postgresUrl === undefined ? undefined : await makeTemplate(postgresUrl)
+  project.provide('postgresTemplate', template?.name)
   const directory = mkdtempSync(join(tmpdir(), 'latchkey-test-'))
   project.provide('embeddedDump', await dumpEmbedded(directory))
-  return () => rmSync(directory, { recursive: true, force: true })
+  return async () => {
+    rmSync(directory, { recursive: true, force: true })
+    await template?.drop()
+  }
+}
+
+async function makeTemplate(base: string): Promise<{ name: string; drop(): Promise<void> }> {
+  const name = `latchkey_test_template_${randomBytes(6).toString('hex')}`
+  const url = new URL(base)
+  url.pathname = `/${name}`
+  await onServer(base, `create database ${name}`)
+  const opened = openPostgres(url.href, 1, () => {}, { statementTimeoutMs: 0 })
+  await migrate(opened.db, MIGRATIONS)
+  await opened.close()
+  return { name, drop: () => onServer(base, `drop database if exists ${name} with (force)`) }
 }
 
 /** The URL of a store that answers. A required one may take half a minute to start; without one its tests are left out. */

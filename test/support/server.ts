@@ -31,7 +31,7 @@ export interface TestServerOptions {
   environment?: Record<string, string>
 }
 
-const MASTER_KEY = randomBytes(32).toString('base64')
+export const MASTER_KEY = randomBytes(32).toString('base64')
 
 export async function startServer(options: TestServerOptions = {}): Promise<TestServer> {
   const port = await freePort()

@@ -458,6 +458,26 @@ describe.each(BACKENDS)('access validation (%s)', (backend) => {
     expect(outcome?.rows).toMatchObject([{ status: 'fail' }])
   })
 
+  it.each([
+    ['the JWT itself', ({ jti }: { jti: string }) => ({ subject: `jti:${jti}`, denied: true })],
+    ['its client', ({ client_id }: { client_id: string }) => ({ subject: client_id, suspended: true })],
+    ['its person', ({ sub }: { sub: string }) => ({ subject: sub, notBeforeNow: true })],
+  ])('nor after an end that is on the list alone: %s', async (_, endOf) => {
+    if (backend !== 'stores') return // one connection: nothing happens meanwhile
+    const value = await someJwt()
+    let asked: ReturnType<typeof validate> | undefined
+    await server.db.transaction().execute(async (trx) => {
+      await sql`select 1 from workspaces where id = ${world.workspaceId} for update`.execute(trx)
+      asked = validate(value)
+      const waiting = sql`select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`
+      await expect.poll(async () => (await waiting.execute(server.db)).rows.length, { timeout: 20_000 }).toBe(1)
+      await server.app.revocations.change(async (_trx, revoke) => revoke(endOf(claimsOf(value))))
+    })
+    const outcome = await asked
+    expect(outcome?.answer.status).toBe(401)
+    expect(outcome?.rows).toMatchObject([{ status: 'fail' }])
+  })
+
   // --- Limits --------------------------------------------------------------------------------------------------------------
 
   it('600 validations a minute of one credential, then 429 with the time to wait; others go on', async () => {

@@ -1,0 +1,128 @@
+// What pages say of a provider connection: how it stands in plain words, and what to do where it does not work. Never its key.
+import { findProviderType } from '../provider-types/registry.ts'
+import type { ProviderConnection } from '../providers/service.ts'
+import { atInstant, type Moment } from './token-times.ts'
+import type { Badge } from './token-views.ts'
+
+interface Trouble {
+  what: string
+  /** For an admin. */
+  todo: string
+}
+
+const AGAIN = 'Check it again in a few minutes.'
+
+/** By the reason of a check. `who`: whoever answers at its address. */
+const TROUBLES: Record<string, (who: string, hasOwnAddress: boolean) => Trouble> = {
+  refused: (who) => ({
+    what: `${who} does not take this key.`,
+    todo: 'Replace it with a key that works, or check it again if that was put right over there.',
+  }),
+  redirected: (who) => ({
+    what: `${who} sent us to another address, and a key is not sent after a redirect.`,
+    todo: 'Replace the key, and give the address where calls are really answered.',
+  }),
+  unexpected_answer: (who, hasOwnAddress) => ({
+    what: `${who} answered, but not as this provider does.`,
+    todo: hasOwnAddress ? 'Replace the key together with the right address.' : AGAIN,
+  }),
+  address_refused: () => ({
+    what: 'Its address leads where this server makes no calls, such as into a private network.',
+    todo: 'Replace the key together with a public address, or ask whoever runs this server.',
+  }),
+  unreadable: () => ({
+    what: 'What is stored of it cannot be decrypted.',
+    todo: 'Ask whoever runs this server; or replace the key.',
+  }),
+  timeout: (who) => ({ what: `${who} did not answer in time.`, todo: AGAIN }),
+  unreachable: (who) => ({ what: `${who} could not be reached.`, todo: AGAIN }),
+  busy: (who) => ({ what: `${who} was busy.`, todo: AGAIN }),
+}
+
+const UNKNOWN: Trouble = { what: 'The check did not come to an end.', todo: AGAIN }
+const ASK_ADMIN = 'An admin of the workspace can put it right.'
+
+export interface Standing {
+  badge: Badge
+  /** What leads up to the time of the check. */
+  text: string
+  when: Moment | undefined
+  detail: string
+  tone: 'good' | 'warn' | 'bad' | ''
+}
+
+export const nameOf = ({ providerType }: Pick<ProviderConnection, 'providerType'>): string =>
+  findProviderType(providerType)?.name ?? providerType
+
+export function standingOf(connection: ProviderConnection, isAdmin: boolean): Standing {
+  const { status, statusReason, baseUrl } = connection
+  const name = nameOf(connection)
+  const who = baseUrl === undefined ? name : `The gateway in front of ${name}`
+  const trouble = statusReason === null ? undefined : (TROUBLES[statusReason]?.(who, baseUrl !== undefined) ?? UNKNOWN)
+  const when = connection.checkedAt === null ? undefined : atInstant(connection.checkedAt)
+  const todo = isAdmin ? trouble?.todo : ASK_ADMIN
+  if (status === 'verified') {
+    const badge: Badge = { kind: 'active', word: 'Verified' }
+    if (trouble === undefined)
+      return {
+        badge,
+        text: 'Verified',
+        when,
+        detail: `${who} took the key, and tools can call through it.`,
+        tone: 'good',
+      }
+    const detail = `${trouble.what} The key was good before, and calls go on. ${todo}`
+    return { badge, text: 'Verified before. The last check told nothing,', when, detail, tone: 'warn' }
+  }
+  if (status === 'failed') {
+    const detail = `${trouble?.what ?? `${who} does not take this key.`} Calls through it are refused. ${todo ?? AGAIN}`
+    return { badge: { kind: 'fail', word: 'Failed' }, text: 'Failed', when, detail, tone: 'bad' }
+  }
+  const badge: Badge = { kind: 'waiting', word: 'Waiting' }
+  if (trouble === undefined)
+    return {
+      badge,
+      text: 'Waiting to be verified.',
+      when,
+      detail: `${name} is asked in a moment. Look again then.`,
+      tone: '',
+    }
+  return {
+    badge,
+    text: 'Waiting to be verified. The last check told nothing,',
+    when,
+    detail: `${trouble.what} ${todo}`,
+    tone: 'warn',
+  }
+}
+
+/** A connection on the page of all of them. */
+export function providerView(
+  connection: ProviderConnection,
+  place: { base: string; callsAt: string; isAdmin: boolean },
+) {
+  return {
+    name: nameOf(connection),
+    anchor: connection.providerType,
+    standing: standingOf(connection, place.isAdmin),
+    checked: connection.checkedAt === null ? undefined : atInstant(connection.checkedAt),
+    address: connection.baseUrl,
+    keySince: atInstant(connection.changedAt),
+    made: atInstant(connection.createdAt),
+    callsAt: `${place.callsAt}/${connection.providerType}`,
+    base: `${place.base}/${connection.id}`,
+  }
+}
+
+/** One line, among other ways of a workspace. */
+export function providerRow(connection: ProviderConnection, base: string) {
+  const { badge } = standingOf(connection, false)
+  return {
+    name: nameOf(connection),
+    href: `${base}#${connection.providerType}`,
+    badge,
+    checked: connection.checkedAt === null ? undefined : atInstant(connection.checkedAt),
+    address: connection.baseUrl,
+    since: atInstant(connection.changedAt),
+  }
+}

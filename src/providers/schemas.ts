@@ -1,0 +1,83 @@
+// Shapes of provider connections, in and out. What comes in as a secret leaves in no shape.
+import { z } from 'zod'
+import { Secret } from '../crypto/secret.ts'
+import { withoutBearerValues } from '../crypto/token-value.ts'
+import { workspaceParams } from '../organizations/schemas.ts'
+import { PROVIDER_TYPES } from '../provider-types/registry.ts'
+import { rfc3339, rfc3339OrNull } from '../times.ts'
+import type { ProviderConnection } from './service.ts'
+
+export const providerParams = workspaceParams.extend({
+  provider_id: z.string().meta({ description: 'The connection', example: 'prv_01kw8m5hq1t3v5w7x9y1z3a5bc' }),
+})
+
+const MOST_CHARACTERS = 1_024
+
+const apiToken = z
+  .string()
+  .regex(/^[\x21-\x7e]{8,1024}$/, `must be 8 to ${MOST_CHARACTERS} printable characters without spaces`)
+  .refine(
+    (text) => withoutBearerValues(text) === text,
+    'is a credential of this server: it would be sent to the provider',
+  )
+  .transform((text) => new Secret(text))
+  .meta({ description: 'The provider’s key. It is encrypted, and never shown again', writeOnly: true, example: '…' })
+
+const credentials = {
+  credentials_type: z.enum(['api_token']),
+  credentials: z.strictObject({ api_token: apiToken }),
+  base_url: z
+    .string()
+    .max(500)
+    .nullable()
+    .optional()
+    .meta({ description: 'Of a gateway of your own; the provider’s unless it is given', example: null }),
+}
+
+export const newProvider = z
+  .strictObject({ provider_type: z.enum(PROVIDER_TYPES.map(({ type }) => type)), ...credentials })
+  .meta({ id: 'NewProvider' })
+
+export const newCredentials = z.strictObject(credentials).meta({ id: 'NewProviderCredentials' })
+
+export const providerShape = z
+  .object({
+    id: z.string(),
+    workspace_id: z.string(),
+    provider_type: z.string(),
+    credentials_type: z.string(),
+    base_url: z.string().nullable(),
+    status: z.enum(['pending_verification', 'verified', 'failed']),
+    status_reason: z
+      .enum([
+        'refused',
+        'redirected',
+        'unexpected_answer',
+        'address_refused',
+        'unreadable',
+        'timeout',
+        'unreachable',
+        'busy',
+      ])
+      .nullable()
+      .meta({ description: 'What came of the last check, where it was not good' }),
+    checked_at: z.iso.datetime().nullable(),
+    created_at: z.iso.datetime(),
+    changed_at: z.iso.datetime().meta({ description: 'When its key came' }),
+  })
+  .meta({ id: 'Provider' })
+
+export function presentProvider(connection: ProviderConnection): Record<string, unknown> {
+  return {
+    id: connection.id,
+    workspace_id: connection.workspaceId,
+    provider_type: connection.providerType,
+    credentials_type: connection.credentialsType,
+    base_url: connection.baseUrl ?? null,
+    status: connection.status,
+    status_reason: connection.statusReason,
+    checked_at: rfc3339OrNull(connection.checkedAt),
+    created_at: rfc3339(connection.createdAt),
+    changed_at: rfc3339(connection.changedAt),
+  }
+}
