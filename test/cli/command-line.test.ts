@@ -19,6 +19,7 @@ describe('the command line in the embedded default', () => {
 
   const environment = () => ({
     PATH: process.env.PATH,
+    NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE,
     PORT: String(port),
     LATCHKEY_DATA_DIR: directory,
     LATCHKEY_LOG_LEVEL: 'error',

@@ -333,6 +333,7 @@ describe.runIf(hasStores())('the command line', () => {
   const sink = newSink()
   const environment = (...keys: Buffer[]) => ({
     PATH: process.env.PATH ?? '',
+    NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE ?? '',
     DATABASE_URL: scratch.url,
     LATCHKEY_MASTER_KEY: ring(...keys),
     LATCHKEY_SINK: sink,

@@ -27,6 +27,7 @@ export async function createScratchDatabase(): Promise<ScratchDatabase> {
   await onServer(base, `create database ${name} template ${inject('postgresTemplate')}`)
   const url = new URL(base)
   url.pathname = `/${name}`
+  url.searchParams.set('options', '-c synchronous_commit=off') // no test cuts this server's power
   return { url: url.href, drop: () => onServer(base, `drop database if exists ${name} with (force)`) }
 }
 

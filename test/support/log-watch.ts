@@ -1,6 +1,5 @@
 // Every line that a server of a test logs is looked at: identifiers stand where they belong, or the test that made the line
-// fails. Written without the logger's own patterns, so that a hole in these is seen.
-import { afterAll, afterEach, expect } from 'vitest'
+// fails (setup.ts). Written without the logger's own patterns, so that a hole in these is seen.
 
 /** What a line of our logger may hold; anything else passed it by. */
 const NAMES = new Set(['level', 'time', 'msg', 'trace_id', 'profile_id', 'workspace_id', 'method', 'route', 'status'])
@@ -73,7 +72,3 @@ export function watchOutput(): (chunk: string) => void {
     for (const line of printed) watch(line)
   }
 }
-
-const NOTHING = 'logs hold no identifier that does not belong there'
-afterEach(() => expect(takeBreaches(), NOTHING).toEqual([]))
-afterAll(() => expect(takeBreaches(), NOTHING).toEqual([]))

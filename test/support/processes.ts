@@ -50,6 +50,7 @@ export async function startProcess(options: ProcessOptions): Promise<ServerProce
   const child = spawn(process.execPath, [join(ROOT, 'src/main.ts'), 'serve'], {
     env: {
       PATH: process.env.PATH ?? '',
+      NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE ?? '',
       PORT: String(port),
       HOST: '127.0.0.1',
       LATCHKEY_ISSUER: issuer,

@@ -23,6 +23,7 @@ export async function startSampleApi(world: TokenWorld, issuer: string): Promise
   const child = spawn(process.execPath, ['--expose-gc', join(ROOT, 'test/support/sample-api.ts')], {
     env: {
       PATH: process.env.PATH ?? '',
+      NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE ?? '',
       ISSUER: issuer,
       AUDIENCE: world.apiIdentifier,
       CLIENT_ID: world.api.id,
