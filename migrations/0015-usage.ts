@@ -17,7 +17,7 @@ const STATEMENTS = [
     recorded_at timestamptz not null default clock_timestamp(),
     organization_id text not null,
     workspace_id text not null,
-    month date not null, -- in whose spend it is: of a reservation, the month in which that was taken
+    month date not null, -- in whose spend it is: of a reservation that was held, the month in which that was taken
     event_id text not null,
     reservation_id text,
     provider text,
@@ -44,24 +44,25 @@ const STATEMENTS = [
     organization_id text not null references organizations (id),
     workspace_id text not null references workspaces (id),
     month date not null check (extract(day from month) = 1),
-    settled_micros bigint not null default 0,
-    held_micros bigint not null default 0 check (held_micros >= 0), -- the reservations of this month that are held
+    settled_micros numeric not null default 0, -- sums outgrow a bigint long before a caller tires
+    held_micros numeric not null default 0 check (held_micros >= 0), -- the reservations of this month that are held
     event_count bigint not null default 0,
-    input_tokens bigint not null default 0,
-    output_tokens bigint not null default 0,
+    input_tokens numeric not null default 0,
+    output_tokens numeric not null default 0,
     unpriced_count bigint not null default 0, -- events whose cost is unknown
     primary key (workspace_id, month)
   )`,
   'create index spend_by_organization on spend (organization_id, month)',
+  'create index spend_by_month on spend (month, workspace_id)',
   `create table spend_by_model (
     workspace_id text not null references workspaces (id),
     month date not null,
     provider text not null,
     model text not null,
-    cost_micros bigint not null,
+    cost_micros numeric not null,
     event_count bigint not null,
-    input_tokens bigint not null,
-    output_tokens bigint not null,
+    input_tokens numeric not null,
+    output_tokens numeric not null,
     primary key (workspace_id, month, provider, model)
   )`,
   'create index spend_by_model_dearest on spend_by_model (workspace_id, month, cost_micros desc, provider, model)',
@@ -81,7 +82,7 @@ const STATEMENTS = [
     workspace_id text not null references workspaces (id),
     month date not null,
     state text not null default 'held' check (state in ('held', 'settled', 'released', 'expired')),
-    amount_micros bigint not null check (amount_micros >= 0),
+    amount_micros bigint not null check (amount_micros > 0),
     cost_micros bigint check (cost_micros >= 0),
     settlement text, -- a digest of what it was settled with
     created_at timestamptz not null default clock_timestamp(),
@@ -103,8 +104,8 @@ const STATEMENTS = [
     credential_id text not null,
     hour timestamptz not null, -- many in an hour are one row with a count; of a soft cap, one a month
     cap_micros bigint not null,
-    asked_micros bigint not null, -- by the last one; what came on top, where nothing was asked
-    left_micros bigint not null, -- of the cap, before the last one
+    asked_micros numeric, -- by the last one; what came on top, where nothing was asked; null: not known beforehand
+    left_micros numeric not null, -- of the cap, before the last one
     count bigint not null default 1,
     trace_id text not null, -- of the last one
     first_at timestamptz not null default clock_timestamp(),
@@ -137,7 +138,7 @@ const STATEMENTS = [
     primary key (kind, subject_id, month),
     check ((outcome is null) = (settled_at is null))
   )`,
-  'create index billing_mails_unsettled on billing_mails (created_at) where outcome is null',
+  'create index billing_mails_unsettled on billing_mails (kind, subject_id, month) where outcome is null',
 ]
 
 export async function up(db: Kysely<unknown>): Promise<void> {

@@ -52,7 +52,7 @@ import { createOriginPin } from './http/origin.ts'
 import { createOutbound, type Outbound } from './http/outbound.ts'
 import { mounted } from './http/router.ts'
 import { createApplication, createHttpServer } from './http/server.ts'
-import { createSoon, type Soon } from './http/soon.ts'
+import { createSoon } from './http/soon.ts'
 import { deleteOldKeys } from './idempotency/service.ts'
 import { invitationRoutes } from './invitations/routes.ts'
 import { jobRecordRoutes } from './job-records/routes.ts'
@@ -62,7 +62,6 @@ import { type MasterKeys, requireKeysInUse } from './key-rotation/service.ts'
 import { createLogoutDelivery } from './logout/service.ts'
 import { deleteExpiredClientSessions } from './logout/store.ts'
 import { createMailer } from './mail/service.ts'
-import { consequencesRoutes } from './members/routes.ts'
 import { createAccessTokens } from './oauth/access-tokens.ts'
 import { createBrowserSessions } from './oauth/browser-sessions.ts'
 import { createEndpoints, endpointAt, introspect, type ProviderHolder } from './oauth/endpoints.ts'
@@ -72,8 +71,8 @@ import { cookieKeys, createProvider, OWN_PATHS } from './oauth/provider.ts'
 import { createTokens } from './oauth/tokens.ts'
 import { organizationRoutes } from './organizations/routes.ts'
 import { providerRoutes } from './providers/routes.ts'
-import type { ProvidersDeps } from './providers/service.ts'
 import { proxyRoutes } from './proxy/routes.ts'
+import type { ProxyDeps } from './proxy/service.ts'
 import { noticeRoutes } from './reminders/routes.ts'
 import type { Unmailed } from './reminders/rules.ts'
 import { createOwnResourceMetadata } from './resource-servers/routes.ts'
@@ -82,6 +81,7 @@ import { reviewRoutes } from './reviews/routes.ts'
 import { createOutside, type Outside } from './revocation/outside.ts'
 import { createRevocationList, type RevocationList } from './revocation/service.ts'
 import { deleteExpiredEntries } from './revocation/store.ts'
+import { consequencesRoutes } from './role-previews/routes.ts'
 import { createSink, type Sink } from './sink/service.ts'
 import { createSinkSigner, type SinkSigner } from './sink/signing.ts'
 import { spendingRoutes } from './spending/routes.ts'
@@ -121,7 +121,7 @@ export interface Services {
   signer: SinkSigner
   /** Calls to addresses that somebody else chose. */
   outbound: Outbound
-  providers: ProvidersDeps & { soon: Soon['add'] }
+  providers: ProxyDeps['providers']
   jobs: Jobs
 }
 
@@ -164,7 +164,21 @@ export async function createServices(
   })
   const soon = createSoon()
   const dataKeys = createDataKeys(master.envelope)
-  const providers = { db, dataKeys, outbound, onError: createErrorLog(log, 'a provider connection'), soon: soon.add }
+  const onError = createErrorLog(log, 'a provider connection')
+  const providers = {
+    db,
+    ephemeral,
+    dataKeys,
+    outbound,
+    onError,
+    soon: soon.add,
+    onUnrecorded: ({ workspaceId, traceId }: { workspaceId: string; traceId: string }, err: Error) =>
+      log.error(
+        { workspace_id: workspaceId, trace_id: traceId, err },
+        'what a call of a provider used is not recorded',
+      ),
+    checking: new Set<string>(),
+  }
   const background = createBackground(config, opened, { db, revocations, signer, providers }, log)
   return {
     db,
@@ -488,7 +502,8 @@ function createMonthsWatch(db: Db, log: Log): () => Promise<void> {
     if (performance.now() - lookedAt < DAY_MS) return
     const months = await monthsAhead(db)
     lookedAt = performance.now()
-    if (months < FEW_MONTHS) log.warn({ months }, 'the audit log has few months ahead: run latchkey migrate')
+    if (months < FEW_MONTHS)
+      log.warn({ months }, 'the audit log or the log of usage has few months ahead: run latchkey migrate')
   }
 }
 

@@ -135,7 +135,7 @@ export const VARIABLES = {
   },
   LATCHKEY_OUTBOUND_PRIVATE: {
     form: z.enum(['refuse', 'loopback', 'allow']),
-    says: 'Whether addresses that clients register, such as logout URIs, may lead to this machine (loopback, also over http) or into private networks too (allow). Default refuse; loopback in the embedded default outside of production.',
+    says: 'Whether addresses that others give, logout URIs of clients and base URLs of providers, may lead to this machine (loopback, also over http) or into private networks too (allow: every admin of a workspace then reads https services there). Default refuse; loopback in the embedded default outside of production.',
   },
   SMTP_URL: {
     form: url('smtp', 'smtps'),

@@ -131,6 +131,8 @@ export function describeError(code: ErrorCode): CatalogueEntry {
 interface AppErrorOptions {
   /** Says it more precisely than the catalogue; must not hold anything that the caller did not send or may not know. */
   detail?: string
+  /** What of the request it is about, where a form shows it there. */
+  field?: string
   /** Seconds, for Retry-After. */
   retryAfterSeconds?: number
   allow?: readonly string[]
@@ -141,6 +143,7 @@ interface AppErrorOptions {
 export class AppError extends Error {
   readonly code: ErrorCode
   readonly detail: string
+  readonly field: string | undefined
   readonly retryAfterSeconds: number | undefined
   readonly allow: readonly string[] | undefined
 
@@ -149,6 +152,7 @@ export class AppError extends Error {
     this.name = 'AppError'
     this.code = code
     this.detail = options.detail ?? CATALOGUE[code].sentence
+    this.field = options.field
     this.retryAfterSeconds = options.retryAfterSeconds ?? (code === 'unavailable' ? 1 : undefined)
     this.allow = options.allow
   }

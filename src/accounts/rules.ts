@@ -38,6 +38,6 @@ export function isSessionGood(
 const TOLD_ONE_BY_ONE = 5
 
 /** Of many failures in a row the log has the first ones, and then each time that they have doubled. */
-export function isFailureTold(tries: number): boolean {
-  return tries <= TOLD_ONE_BY_ONE || Number.isInteger(Math.log2(tries))
+export function isFailureTold(failures: number): boolean {
+  return failures <= TOLD_ONE_BY_ONE || Number.isInteger(Math.log2(failures))
 }

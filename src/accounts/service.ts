@@ -220,14 +220,15 @@ export async function signIn(
   input: { email: string; password: Secret; device?: string | undefined; request: RequestInfo },
 ): Promise<SignInOutcome> {
   const key = emailKey(input.email).slice(0, 320)
-  const counted = await countTry(deps, key, input)
-  if (!counted.ok) return counted
+  const stopped = await countTry(deps, key, input)
+  if (stopped !== undefined) return stopped
   const usable = passwordProblem(input.password.reveal()) !== 'too_long'
   const user = usable && isEmail(key) ? await reading(store.findUser(deps.db, key)) : undefined
   const matches = usable && (await deps.passwords.matches(user?.password_digest, input.password))
+  const mayPass = matches && user !== undefined && user.suspended_at === null
   const signedInAt = await recordSignIn(deps.db, matches ? user : undefined, {
     userId: user?.id,
-    tries: counted.tries,
+    failures: mayPass ? 1 : await countFailure(deps, key), // 1: where it fails yet, something changed meanwhile
     request: input.request,
   })
   if (user === undefined || signedInAt === undefined) return { ok: false, reason: 'wrong' }
@@ -239,11 +240,12 @@ export function deviceMark(email: string): string {
   return digestOf(`device ${emailKey(email)}`)
 }
 
+/** @returns the refusal where there were too many of them */
 async function countTry(
   deps: AccountsDeps,
   key: string,
   input: { email: string; device?: string | undefined; request: RequestInfo },
-): Promise<{ ok: true; tries: number } | Extract<SignInOutcome, { reason: 'too_many' }>> {
+): Promise<Extract<SignInOutcome, { reason: 'too_many' }> | undefined> {
   const address = networkOf(input.request.address ?? 'none')
   const isKnownDevice = input.device === deviceMark(input.email)
   const counts: Array<[string, number]> = [
@@ -251,13 +253,16 @@ async function countTry(
     [`both ${key} ${address}`, isKnownDevice ? MOST_FOR_KNOWN_DEVICE : MOST_FOR_ACCOUNT_AND_ADDRESS],
   ]
   if (!isKnownDevice) counts.push([`account ${key}`, MOST_FOR_ACCOUNT])
-  let tries = 0
   for (const [subject, most] of counts) {
     const { count, resetsInSeconds } = await deps.ephemeral.increment('sign-in', digestOf(subject), WINDOW_SECONDS)
     if (count > most) return { ok: false, reason: 'too_many', retryAfterSeconds: resetsInSeconds }
-    tries = count // the last one's is the account's
   }
-  return { ok: true, tries }
+  return undefined
+}
+
+/** Apart from the tries: what passes must not hide what fails. @returns how many failed lately for the account, with this one */
+async function countFailure({ ephemeral }: AccountsDeps, key: string): Promise<number> {
+  return (await ephemeral.increment('sign-in', digestOf(`failures ${key}`), WINDOW_SECONDS)).count
 }
 
 /** What one party holds: an IPv4 address, or of IPv6 the first half (RFC 6177), where every address is theirs. */
@@ -277,20 +282,20 @@ function networkOf(address: string): string {
 function recordSignIn(
   db: Db,
   matched: { id: UserId; password_digest: string | null } | undefined,
-  { userId, tries, request }: { userId: UserId | undefined; tries: number; request: RequestInfo },
+  { userId, failures, request }: { userId: UserId | undefined; failures: number; request: RequestInfo },
 ): Promise<number | undefined> {
   return transact(db, async (trx) => {
     const locked = userId === undefined ? undefined : await store.lockUser(trx, userId)
     const passes =
       matched !== undefined && locked?.suspended_at === null && locked.password_digest === matched.password_digest
-    if (passes || isFailureTold(tries)) {
+    if (passes || isFailureTold(failures)) {
       await record(trx, {
         event: 'session.sign_in',
         status: passes ? 'pass' : 'fail',
         actor: userId === undefined ? { kind: 'nobody' } : { kind: 'user', id: userId },
         request,
         userId: userId ?? null,
-        detail: passes ? {} : { tries },
+        detail: passes ? {} : { tries: failures },
       })
     }
     return passes ? Math.floor((await readTime(trx)).getTime() / 1000) : undefined

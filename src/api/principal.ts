@@ -38,6 +38,7 @@ export function bearerChallenge(issuer: string, parameters: readonly string[]): 
 export const INVALID_TOKEN = 'error="invalid_token"'
 
 /**
+ * @param keyHeader where a value may stand that is not in the Authorization header
  * @param admit whether they may, and to what; throws where they may not
  * @throws {AppError} `unauthorized`, the same for every reason; `invalid_request` for a credential in the address or in
  * two places (RFC 6750 §2); `forbidden_origin` for a browser's change without its token
@@ -45,9 +46,10 @@ export const INVALID_TOKEN = 'error="invalid_token"'
 export async function identify<R>(
   deps: PrincipalDeps,
   ctx: Context,
+  keyHeader: string | undefined,
   admit: (principal: Principal) => Promise<R>,
 ): Promise<{ principal: Principal; admitted: R }> {
-  const value = bearerValue(ctx)
+  const value = bearerValue(ctx) ?? keyIn(ctx, keyHeader)
   if (value === undefined) {
     const principal = await fromSession(deps, ctx)
     return { principal, admitted: await admit(principal) }
@@ -89,6 +91,13 @@ function bearerValue(ctx: Context): string | undefined {
   if (authorization === '') return undefined
   const [, value] = /^bearer +([\x21-\x7e]+)$/i.exec(authorization) ?? []
   if (value === undefined) throw new AppError('unauthorized')
+  return value
+}
+
+function keyIn(ctx: Context, keyHeader: string | undefined): string | undefined {
+  const value = keyHeader === undefined ? '' : ctx.get(keyHeader)
+  if (value === '') return undefined
+  if (!/^[\x21-\x7e]+$/.test(value)) throw new AppError('unauthorized')
   return value
 }
 

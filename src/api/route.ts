@@ -2,6 +2,7 @@
 // does. The router, the authorization and the OpenAPI document are all made from these.
 import type { z } from 'zod'
 import type { RequestInfo } from '../audit/service.ts'
+import { AppError } from '../errors.ts'
 import type { Repeatable } from '../idempotency/service.ts'
 import type { OrganizationId } from '../ids.ts'
 import type { WorkspaceRow } from '../organizations/service.ts'
@@ -36,12 +37,21 @@ export const ANY_CREDENTIAL: readonly CredentialKind[] = [
 /** What is above a single workspace: a credential of one workspace has no say. */
 export const ABOVE_WORKSPACES: readonly CredentialKind[] = ['organization_key', 'session']
 
+/** What a tool tells of its work, or has done for it. */
+export const INGEST: Rule = { who: 'caller', permission: 'ingest', credentials: ['workspace_token', 'access_token'] }
+
 /** The object of the path, as the caller reaches it. */
 export interface Reach {
   organizationId: OrganizationId
   /** Of a workspace route. */
   workspace: WorkspaceRow | undefined
   role: WorkspaceRole | OrganizationRole
+}
+
+/** A rule for a workspace has let the caller into one. */
+export function workspaceOf({ workspace }: { workspace: WorkspaceRow | undefined }): WorkspaceRow {
+  if (workspace === undefined) throw new AppError('not_found')
+  return workspace
 }
 
 export interface Call<P, Q, B> {
@@ -57,8 +67,8 @@ export interface Call<P, Q, B> {
   request: RequestInfo
   /** Set when the caller sent an Idempotency-Key. */
   repeatable: Repeatable | undefined
-  /** The body as it came. */
-  raw: Buffer
+  /** The body as it came, where the route keeps it. */
+  raw: Buffer | undefined
   /** A header of the request; '' where there is none. */
   header(name: string): string
   /** Aborted when the caller hangs up before the answer has ended. */
@@ -99,6 +109,10 @@ export interface Route {
   body?: Shape | undefined
   /** Of the body; 56 KiB unless it is said. */
   mostBodyBytes?: number | undefined
+  /** The call works with the very bytes of its body. */
+  keepsRaw?: boolean | undefined
+  /** A header in which a token may stand where there is no Authorization: client libraries of others put theirs there. */
+  keyHeader?: string | undefined
   /** The call makes something: an Idempotency-Key is honoured. */
   repeatable?: boolean | undefined
   /** What it records is found by the caller's trace id: one must have been sent. */

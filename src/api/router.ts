@@ -8,9 +8,10 @@ import { AppError } from '../errors.ts'
 import { readBody } from '../http/body.ts'
 import { givenTraceId, isTraceId, requestInfo } from '../http/trace.ts'
 import type { Repeatable } from '../idempotency/service.ts'
+import { excessOf } from '../json/rules.ts'
 import { isAtLeast } from '../organizations/rules.ts'
 import { findOrganizationReached, findReached } from '../organizations/service.ts'
-import { hasPermission, KEY_ROLE, type Principal } from '../principals/rules.ts'
+import { type CredentialKind, hasPermission, KEY_ROLE, type Principal } from '../principals/rules.ts'
 import type { Db } from '../store/database.ts'
 import type { Standing, Validation } from '../validation/service.ts'
 import { createPages } from './pages.ts'
@@ -70,7 +71,7 @@ async function prepare(deps: ApiDeps, route: Route, ctx: Context): Promise<Call<
   const identified =
     rule.who === 'anyone' || rule.who === 'presented'
       ? undefined
-      : await identify(deps, ctx, (principal) => authorise(deps, rule, principal, ctx))
+      : await identify(deps, ctx, route.keyHeader, (principal) => authorise(deps, rule, principal, ctx))
   const { principal, admitted: reach } = identified ?? {}
   ctx.state.workspaceId =
     reach?.workspace?.id ?? principal?.workspaceId ?? standing?.credential.workspaceId ?? undefined
@@ -98,7 +99,7 @@ async function prepare(deps: ApiDeps, route: Route, ctx: Context): Promise<Call<
       return { authority: this.principal.authority, request }
     },
     request,
-    raw: body.raw,
+    raw: route.keepsRaw === true ? body.raw : undefined,
     header: (name: string) => ctx.get(name),
     get signal() {
       return signalOf(ctx)
@@ -123,7 +124,8 @@ function requestWithProfile(ctx: Context): RequestInfo {
 /** The answer's connection closes also when it has ended: then nobody looks any more. */
 function signalOf(ctx: Context): AbortSignal {
   const controller = new AbortController()
-  ctx.res.once('close', () => controller.abort())
+  if (ctx.res.closed) controller.abort()
+  else ctx.res.once('close', () => controller.abort())
   return controller.signal
 }
 
@@ -145,7 +147,8 @@ async function authorise(
   if (rule.who === 'anyone') return undefined
   const { params } = ctx as { params?: Record<string, string> }
   if (rule.who === 'itself') return reachItself(deps, principal, params?.workspace_id ?? '')
-  if (!rule.credentials.includes(principal.kind)) throw new AppError('wrong_credential')
+  if (!rule.credentials.includes(principal.kind))
+    throw new AppError('wrong_credential', { detail: `This call takes ${namesOf(rule.credentials)}.` })
   const reach =
     rule.who === 'workspace'
       ? await reachWorkspace(deps, principal, params?.workspace_id ?? '')
@@ -159,6 +162,17 @@ async function authorise(
     throw new AppError('role_too_low', { detail: `This takes the role ${rule.role} or above.` })
   }
   return reach
+}
+
+const CREDENTIALS: Record<CredentialKind, string> = {
+  organization_key: 'an organization key',
+  workspace_token: 'a workspace token',
+  access_token: 'an access token',
+  session: 'a signed-in browser',
+}
+
+function namesOf(kinds: readonly CredentialKind[]): string {
+  return new Intl.ListFormat('en', { type: 'disjunction' }).format(kinds.map((kind) => CREDENTIALS[kind]))
 }
 
 /** A workspace that the caller does not reach is the same 404 as one that never was. */
@@ -235,6 +249,9 @@ async function readInput(route: Route, ctx: Context): Promise<Input> {
       detail: 'The body must be JSON, with Content-Type: application/json.',
     })
   }
+  const excess = excessOf(raw)
+  if (excess === 'deep') throw new AppError('invalid_request', { detail: 'The body is nested too deep.' })
+  if (excess === 'many') throw new AppError('payload_too_large', { detail: 'The body has too many members.' })
   try {
     return { raw, text, value: JSON.parse(text) }
   } catch {

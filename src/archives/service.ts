@@ -9,7 +9,8 @@ import { type FileEnd, saveNew } from '../audit/file.ts'
 import { verifyFile } from '../audit/file-verification.ts'
 import { SYSTEM_CHAIN } from '../audit/rules.ts'
 import { type Actor, type RequestInfo, record } from '../audit/service.ts'
-import { verifyDatabase } from '../audit/verification.ts'
+import { countWaitingBefore } from '../audit/store.ts'
+import { type AuditFault, verifyDatabase } from '../audit/verification.ts'
 import { AppError } from '../errors.ts'
 import { chainFile } from '../evidence/service.ts'
 import { type Db, reading, readTime, type Trx, transact } from '../store/database.ts'
@@ -18,10 +19,12 @@ import * as store from './store.ts'
 export type ArchivesDeps = CheckpointDeps
 
 export interface ArchiveOutcome {
+  /** Whether no chain was left out for what is wrong with it. */
+  ok: boolean
   archives: Array<{ chain: string; from: number; to: number; records: number; file: string }>
   /** Months that left the database. */
   dropped: string[]
-  /** Months that stay for now, and why. */
+  /** Chains that were left out, and months that stay for now, and why. */
   notes: string[]
 }
 
@@ -40,36 +43,42 @@ interface Asked extends By {
  * @param before the first moment of a month: what is older is archived
  * @param directory where the files go: it must be there
  * @param onProgress hears how many records were verified
- * @throws {AppError} `invalid_request` for a month that lies ahead; `conflict` where records wait to be sealed, the log is
- *   not whole, a file is there already, or somebody else is at it: nothing is dropped then
+ * @throws {AppError} `invalid_request` for a month that lies ahead; `conflict` where records wait to be sealed, no chain is
+ *   whole that there is something of, a file is there already, or somebody else is at it: nothing is dropped then
  */
 export async function archiveBefore(deps: ArchivesDeps, asked: Asked): Promise<ArchiveOutcome> {
   if (asked.before > (await reading(readTime(deps.db))))
     throw new AppError('invalid_request', { detail: 'Give the first day of a month that has begun.' })
-  await requireWhole(deps, asked.onProgress)
+  const faults = await faultsOf(deps, asked.onProgress)
   // One connection for the rest: when it is lost, so is the lock, and nothing goes on without it.
   return deps.db.connection().execute(async (db) => {
     if (!(await reading(store.tryLock(db))))
       throw new AppError('conflict', { detail: 'The log is being archived already: let that end first.' })
     try {
-      return await archive({ ...deps, db }, asked)
+      return await archive({ ...deps, db }, faults, asked)
     } finally {
       await store.unlock(db).catch(() => undefined) // a session that has ended holds no lock
     }
   })
 }
 
-async function archive(deps: ArchivesDeps, { before, directory, actor, request }: Asked): Promise<ArchiveOutcome> {
+async function archive(
+  deps: ArchivesDeps,
+  faults: ReadonlyMap<string, AuditFault>,
+  { before, directory, actor, request }: Asked,
+): Promise<ArchiveOutcome> {
   const { db } = deps
   const by = { actor, request }
-  if ((await reading(store.countWaitingBefore(db, before))) > 0) {
+  if ((await reading(countWaitingBefore(db, before))) > 0) {
     throw new AppError('conflict', {
       detail: 'Records of that time wait to be sealed: let a server run for a moment, then repeat it.',
     })
   }
-  const outcome: ArchiveOutcome = { archives: [], dropped: [], notes: [] }
+  const outcome: ArchiveOutcome = { ok: faults.size === 0, archives: [], dropped: [], notes: [] }
+  for (const [chain, { says }] of faults) outcome.notes.push(`${chain} is not whole, and was not archived: ${says}`)
   const { archived } = await readArchives(deps)
   for (const { chain, seq: to } of await reading(store.listLastBefore(db, before))) {
+    if (faults.has(chain)) continue
     const from = (archived.get(chain)?.to ?? 0) + 1
     if (to < from) continue
     const { end, fileName } = await writeArchive(deps, directory, { chain, from, to })
@@ -82,15 +91,16 @@ async function archive(deps: ArchivesDeps, { before, directory, actor, request }
     if (fate === 'dropped') outcome.dropped.push(month)
     else outcome.notes.push(`${month} stays: ${STAYS[fate]}`)
   }
+  const [fault] = faults.values()
+  if (fault !== undefined && outcome.archives.length === 0 && outcome.dropped.length === 0)
+    throw new AppError('conflict', { detail: `The log is not whole, and was not archived: ${fault.says}` })
   return outcome
 }
 
-/** What was changed must not be signed anew: the sink says what it was. */
-async function requireWhole(deps: ArchivesDeps, onProgress: Asked['onProgress']): Promise<void> {
+/** By chain. What was changed must not be signed anew: the sink says what it was. */
+async function faultsOf(deps: ArchivesDeps, onProgress: Asked['onProgress']): Promise<Map<string, AuditFault>> {
   const { chains } = await verifyDatabase(deps, (records) => onProgress?.(records))
-  const fault = chains.find((chain) => chain.fault !== null)?.fault
-  if (fault != null)
-    throw new AppError('conflict', { detail: `The log is not whole, and was not archived: ${fault.says}` })
+  return new Map(chains.flatMap(({ chain, fault }) => (fault === null ? [] : [[chain, fault]])))
 }
 
 type Range = { chain: string; from: number; to: number }

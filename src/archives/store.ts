@@ -19,12 +19,6 @@ export async function listLastBefore(executor: Executor, before: Date): Promise<
   return rows
 }
 
-export async function countWaitingBefore(executor: Executor, before: Date): Promise<number> {
-  const { rows } = await sql<{ count: number }>`
-    select count(*)::int as count from audit_pending where recorded_at < ${before}`.execute(executor)
-  return rows[0]?.count ?? 0
-}
-
 /** Months of the log that end by a time, oldest first. */
 export async function listMonthsBefore(executor: Executor, before: Date): Promise<string[]> {
   const { rows } = await sql<{ name: string }>`

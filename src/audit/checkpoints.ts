@@ -31,20 +31,22 @@ export interface CheckpointDeps {
  */
 export async function writeCheckpoints(
   { db, sink, signer }: CheckpointDeps,
-  known = new Map<string, number>(),
+  known = new Map<string, store.Head>(),
 ): Promise<void> {
   const heads: store.Head[] = []
   for (const { jws, ...head } of await reading(store.listHeads(db))) {
-    if (jws !== null && (await isSignedHead(signer, head, jws, known))) known.set(head.chain, head.seq)
+    if (await isSignedHead(signer, head, jws, known)) known.set(head.chain, head)
     else heads.push(head)
   }
   const lines = await signed(signer, heads)
   if (lines.length === 0) return
   await sink.append(lines.map(({ line }) => line))
+  const failures: unknown[] = []
   for (const { head, jws } of lines) {
-    known.set(head.chain, head.seq) // also where the place of its row is taken
-    await store.insertCheckpoint(db, head, jws)
+    known.set(head.chain, head) // also where the place of its row is taken, or there is no such place
+    await store.insertCheckpoint(db, head, jws).catch((error: unknown) => failures.push(error)) // the others' are noted
   }
+  if (failures.length > 0) throw failures[0]
 }
 
 /**
@@ -67,11 +69,13 @@ export async function acceptSetBack({ db, sink, signer }: CheckpointDeps): Promi
 
 async function isSignedHead(
   signer: SinkSigner,
-  { chain, seq }: store.Head,
-  jws: string,
-  known: ReadonlyMap<string, number>,
+  { chain, seq, hash }: store.Head,
+  jws: string | null,
+  known: ReadonlyMap<string, store.Head>,
 ): Promise<boolean> {
-  return known.get(chain) === seq || (await openNoted(signer, { chain, seq: String(seq), jws })) !== undefined
+  const last = known.get(chain)
+  if (last?.seq === seq && last.hash === hash) return true
+  return jws !== null && (await openNoted(signer, { chain, seq: String(seq), jws })) !== undefined
 }
 
 async function signed(signer: SinkSigner, heads: readonly store.Head[], more: { restored?: true } = {}) {

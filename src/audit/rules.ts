@@ -55,15 +55,19 @@ export const GENESIS = '0'.repeat(64)
 
 export const chainOf = (record: Pick<AuditRecord, 'organization_id'>): string => record.organization_id ?? SYSTEM_CHAIN
 
+/** A detail that goes down further than so many levels, itself the first of them, has no hash. */
+export const MOST_LEVELS = 100
+
 /**
- * Whether a detail comes back from the database as it went in: only whole numbers that are exact everywhere, and no text
- * that is no Unicode (RFC 7493).
+ * Whether a detail comes back from the database as it went in: only whole numbers that are exact everywhere, no text that
+ * is no Unicode (RFC 7493), and nothing that is nested too deep to be followed.
  */
-export function isExact(value: unknown): boolean {
+export function isExact(value: unknown, levels = MOST_LEVELS): boolean {
+  if (levels === 0) return false
   if (typeof value === 'number') return Number.isSafeInteger(value) && !Object.is(value, -0)
   if (typeof value === 'string') return value.isWellFormed() && !value.includes('\u0000')
-  if (Array.isArray(value)) return value.every(isExact)
+  if (Array.isArray(value)) return value.every((member) => isExact(member, levels - 1))
   if (typeof value === 'object' && value !== null)
-    return Object.entries(value).every(([name, member]) => isExact(name) && isExact(member))
+    return Object.entries(value).every(([name, member]) => isExact(name) && isExact(member, levels - 1))
   return typeof value === 'boolean' || value === null
 }

@@ -6,6 +6,7 @@ import { type Db, reading, transact } from '../store/database.ts'
 import { hashOf } from './chain.ts'
 import { type CheckpointDeps, writeCheckpoints } from './checkpoints.ts'
 import { type AuditRecord, type ChainEntry, GENESIS } from './rules.ts'
+import type { Head } from './store.ts'
 import * as store from './store.ts'
 
 const SEAL_EVERY_MS = 250
@@ -35,7 +36,7 @@ export function createSealer({ onError, isHeldBack = () => false, ...deps }: Sea
   let running: Promise<void> | undefined
   let checking: Promise<void> | undefined
   let closed = false
-  const signedHeads = new Map<string, number>()
+  const signedHeads = new Map<string, Head>()
 
   /** A batch of each chain in turn: one with much to seal holds up no other. */
   async function seal(): Promise<number> {

@@ -2,7 +2,7 @@
 import { type RawBuilder, sql } from 'kysely'
 import { newId } from '../ids.ts'
 import type { Executor } from '../store/database.ts'
-import { type AuditRecord, isExact } from './rules.ts'
+import { type AuditRecord, isExact, MOST_LEVELS } from './rules.ts'
 
 /** What every record says about the request or command it stems from. */
 export interface RequestInfo {
@@ -110,13 +110,20 @@ export async function recordAndRead(executor: Executor, event: AuditEvent): Prom
   return written.record
 }
 
-/** An event `e` as it is hashed, shown and exported: the counterpart of the insert. */
+/** Whether the detail of an event `e` goes further down than any that has a hash: it is not followed further than that. */
+export const IS_TOO_DEEP: RawBuilder<boolean> = sql`jsonb_path_exists(e.detail, ${sql.lit(`$.**{${MOST_LEVELS}}`)})`
+
+/**
+ * An event `e` as it is hashed, shown and exported: the counterpart of the insert. What is nested too deep to be written as
+ * text is not there: nobody recorded it.
+ */
 export const RECORD: RawBuilder<AuditRecord> = sql`jsonb_build_object('id', e.id,
   'timestamp', to_char(e.recorded_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
   'organization_id', e.organization_id, 'workspace_id', e.workspace_id, 'event', e.event, 'status', e.status,
   'trace_id', e.trace_id, 'profile_id', e.profile_id, 'actor_kind', e.actor_kind, 'actor_id', e.actor_id,
   'user_id', e.user_id, 'client_id', e.client_id, 'credential_id', e.credential_id, 'token_version', e.token_version,
-  'address', e.address, 'detail', e.detail)`
+  'address', e.address,
+  'detail', case when ${IS_TOO_DEEP} then '{"nested_too_deep": true}'::jsonb else e.detail end)`
 
 /** @throws {TypeError} for what would come back from the database as something else, and break the chain: a bug */
 function detailText(detail: Record<string, unknown>): string {

@@ -2,7 +2,7 @@
 import { sql } from 'kysely'
 import type { Executor, Trx } from '../store/database.ts'
 import { type Archive, type AuditRecord, type ChainEntry, type NotedCheckpoint, SYSTEM_CHAIN } from './rules.ts'
-import { RECORD } from './service.ts'
+import { IS_TOO_DEEP, RECORD } from './service.ts'
 
 /** One sealer a chain at a time. The first of two keys; any constant, ours alone. */
 const CHAIN_LOCK = 4_180_315
@@ -18,10 +18,20 @@ const IS_DATED = sql`e.recorded_at >= '0001-01-01T00:00:00Z' and e.recorded_at <
 /** What waits as `p` and is in a chain already. A scalar, so that each is looked for by the index, however many there are. */
 const PLACE = sql`(select c.event_id from audit_chain c where c.event_id = p.event_id)`
 
+/**
+ * Whether the detail of an event has no hash (`isExact`): looked at where it stands, for 1.00000000000000000001 is read as 1
+ * elsewhere, and 1e400 as no number at all.
+ */
+const IS_INEXACT = sql`case when ${IS_TOO_DEEP} then true else jsonb_path_exists(e.detail,
+  '$.** ? (@.type() == "number") ? (@ != @.floor() || @.abs() > 9007199254740991)') end`
+
 /** The event that waits as `p`, as it was recorded. By its primary key, as above. */
-const EVENT = sql`select e.* from audit_events e
+const RECORDED = sql`select e.* from audit_events e
   where e.id = p.event_id and e.recorded_at = p.recorded_at and ${IS_DATED}
-    and coalesce(e.organization_id, ${SYSTEM}) = coalesce(p.organization_id, ${SYSTEM}) limit 1`
+    and coalesce(e.organization_id, ${SYSTEM}) = coalesce(p.organization_id, ${SYSTEM})`
+
+/** The same where it can be sealed. */
+const EVENT = sql`${RECORDED} and not ${IS_INEXACT} limit 1`
 
 /** Chains with something to seal. By audit_pending_by_chain: one look for each of them. */
 export async function listPendingChains(executor: Executor): Promise<string[]> {
@@ -59,7 +69,8 @@ export type Pending = { event_id: string } & (
 )
 
 /**
- * The oldest of a chain that wait. What has no event is passed over: it is for verification to name, and holds up nothing.
+ * The oldest of a chain that wait. What has no event, or one without a hash, is passed over: it is for verification to name,
+ * and holds up nothing.
  */
 export async function listPending(executor: Executor, chain: string, most: number): Promise<Pending[]> {
   const { rows } = await pendingOf(chain, most).execute(executor)
@@ -84,6 +95,15 @@ export async function findNewestPending(executor: Executor, chain: string): Prom
     where coalesce(p.organization_id, ${SYSTEM}) = ${chain} and ${PLACE} is null
     order by p.recorded_at desc, p.event_id desc limit 1`.execute(executor)
   return rows[0]?.event_id
+}
+
+/** How many records that are older than a time will be sealed, and are not yet. */
+export async function countWaitingBefore(executor: Executor, before: Date): Promise<number> {
+  const { rows } = await sql<{ count: number }>`
+    select count(*)::int as count from audit_pending p where recorded_at < ${before} and exists (${EVENT})`.execute(
+    executor,
+  )
+  return rows[0]?.count ?? 0
 }
 
 /** Takes from those that wait what is in a chain already. */
@@ -166,18 +186,15 @@ export interface SealedRow extends ChainEntry {
   event_id: string
   /** Null where there is no such event. */
   record: AuditRecord | null
-  /** What is read here is not what stands there: a number in its detail is none that JSON holds exactly, or its time is of another era. */
+  /** What is read here is not what stands there: its detail has no hash, or its time is of another era. */
   is_inexact: boolean
 }
-
-/** Looked at where it stands: 1.00000000000000000001 is read as 1. */
-const INEXACT = sql`jsonb_path_exists(e.detail, '$.** ? (@.type() == "number") ? (@ != @.floor() || @.abs() > 9007199254740991)')`
 
 /** A page of a chain in its order. Primary key. */
 export async function listSealed(executor: Executor, chain: string, after: number, most: number): Promise<SealedRow[]> {
   const { rows } = await sql<SealedRow>`
     select c.chain, c.seq::float8 as seq, c.previous, c.hash, c.event_id, case when e.id is not null then ${RECORD} end as record,
-      coalesce(${INEXACT} or not (${IS_DATED}), false) as is_inexact
+      coalesce(${IS_INEXACT} or not (${IS_DATED}), false) as is_inexact
     from (select * from audit_chain where chain = ${chain} and seq > ${after} order by seq limit ${most}) c
     left join audit_events e on e.id = c.event_id and e.recorded_at = c.recorded_at
     order by c.seq`.execute(executor)
@@ -213,10 +230,14 @@ export async function listUnsealed(executor: Executor): Promise<Stray[]> {
   return rows
 }
 
+/** The record is there, and has no hash. */
+export type Lost = Stray & { is_inexact: boolean }
+
 /** Of each chain the first that waits and can never be sealed, in the same snapshot. By the events' primary key. */
-export async function listLost(executor: Executor): Promise<Stray[]> {
-  const { rows } = await sql<Stray>`
-    select distinct on (1) ${CHAIN_OF_PENDING} as chain, p.event_id as record_id from audit_pending p
+export async function listLost(executor: Executor): Promise<Lost[]> {
+  const { rows } = await sql<Lost>`
+    select distinct on (1) ${CHAIN_OF_PENDING} as chain, p.event_id as record_id, exists (${RECORDED}) as is_inexact
+    from audit_pending p
     where not exists (${EVENT})
     order by 1, p.recorded_at, p.event_id`.execute(executor)
   return rows

@@ -174,12 +174,11 @@ export async function verifyDatabase(
 
 /** What is wrong with records that are in no chain. */
 async function straysOf(db: Db): Promise<AuditFault[]> {
-  const lost = (await reading(store.listLost(db))).map((stray): AuditFault => {
-    return {
-      ...stray,
-      kind: 'record_missing',
-      says: `Record ${stray.record_id} waits to be sealed, and is not there as it was recorded.`,
-    }
+  const lost = (await reading(store.listLost(db))).map(({ is_inexact, ...stray }): AuditFault => {
+    const waits = `Record ${stray.record_id} waits to be sealed, and`
+    return is_inexact
+      ? { ...stray, kind: 'record_not_sealed', says: `${waits} never can be: its detail is none that is recorded.` }
+      : { ...stray, kind: 'record_missing', says: `${waits} is not there as it was recorded.` }
   })
   const unsealed = (await reading(store.listUnsealed(db))).map((stray): AuditFault => {
     const says = `Record ${stray.record_id} is in no chain, and does not wait for one: it was put there, or its entry was taken away.`

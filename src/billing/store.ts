@@ -7,8 +7,8 @@ import type { AlertPercent, Month } from '../usage/rules.ts'
 import type { BillingMail, BillingMailKind } from './rules.ts'
 
 /**
- * One for each workspace and finished month in which something was spent, archived or not; once, whoever else is at it. Reads
- * all of spend, a row a workspace and month.
+ * One for each workspace and finished month in which something was spent, archived or not; once, whoever else is at it. By
+ * spend_by_month and the primary key of the mails.
  *
  * @returns how many are new
  */
@@ -16,7 +16,7 @@ export async function insertStatements(executor: Executor, { months, limit }: { 
   const { numAffectedRows } = await sql`
     insert into billing_mails (kind, subject_id, month, workspace_id)
     select 'statement', s.workspace_id, s.month, s.workspace_id from spend s
-    where s.month >= ${THIS_MONTH} - make_interval(months => ${months}::int) and s.month < ${THIS_MONTH}
+    where s.month >= (${THIS_MONTH} - make_interval(months => ${months}::int))::date and s.month < ${THIS_MONTH}
       and (s.settled_micros > 0 or s.unpriced_count > 0)
       and not exists (select from billing_mails b
         where b.kind = 'statement' and b.subject_id = s.workspace_id and b.month = s.month)
@@ -39,10 +39,10 @@ export async function listUnsettled(
 ): Promise<BillingMailKey[]> {
   const { after } = page
   const { rows } = await sql<BillingMailKey>`
-    select kind, subject_id, month::text as month from billing_mails
+    select kind, subject_id, month::text as month from billing_mails b
     where outcome is null and created_at > clock_timestamp() - make_interval(days => ${page.withinDays}::int) and kind = ${kind}
       and (subject_id, month) > (${after?.subject_id ?? ''}::text, ${after?.month ?? '0001-01-01'}::date)
-    order by subject_id, month limit ${page.limit}`.execute(executor)
+    order by b.subject_id, b.month limit ${page.limit}`.execute(executor)
   return rows
 }
 

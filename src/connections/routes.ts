@@ -1,6 +1,6 @@
 // Connections of a workspace over the JSON API: seen, and ended.
 import { z } from 'zod'
-import { ANY_CREDENTIAL, type Route, type Rule, route } from '../api/route.ts'
+import { ANY_CREDENTIAL, type Route, type Rule, route, workspaceOf } from '../api/route.ts'
 import { AppError } from '../errors.ts'
 import { workspaceParams } from '../organizations/schemas.ts'
 import type { RevocationList } from '../revocation/service.ts'
@@ -45,8 +45,7 @@ export function connectionRoutes({ db, revocations }: ConnectionRoutesDeps): Rou
       params: workspaceParams,
       answers: { 200: { description: 'Connections', schema: z.array(connectionShape) } },
       async handle({ reach }) {
-        if (reach.workspace === undefined) throw new AppError('not_found')
-        return { status: 200, body: (await listConnections(db, reach.workspace.id)).map(presentConnection) }
+        return { status: 200, body: (await listConnections(db, workspaceOf(reach).id)).map(presentConnection) }
       },
     }),
     route({
@@ -59,8 +58,7 @@ export function connectionRoutes({ db, revocations }: ConnectionRoutesDeps): Rou
       params: connectionParams,
       answers: { 200: { description: 'The connection', schema: connectionDetailShape } },
       async handle({ reach, params }) {
-        if (reach.workspace === undefined) throw new AppError('not_found')
-        const view = await findOpenConnection(db, { workspaceId: reach.workspace.id }, params.connection_id)
+        const view = await findOpenConnection(db, { workspaceId: workspaceOf(reach).id }, params.connection_id)
         if (view === undefined) throw new AppError('not_found')
         return { status: 200, body: presentConnectionDetail(view, await listUsedVersions(db, view.id)) }
       },
@@ -120,7 +118,8 @@ export function connectionRoutes({ db, revocations }: ConnectionRoutesDeps): Rou
       path: '/workspaces/:workspace_id/connections/:connection_id/restore',
       operationId: 'restoreConnection',
       summary: 'Restore a suspended connection; what was issued before stays refused',
-      description: 'A signed-in person needs a sign-in from the last ten minutes.',
+      description:
+        'A signed-in person needs a sign-in from the last ten minutes. Not with a credential of the workspace.',
       tag: TAG,
       rule: SUSPEND,
       params: connectionParams,

@@ -14,6 +14,7 @@ import {
   isWorkspaceId,
   newId,
   type OrganizationId,
+  type ReviewId,
   type UserId,
   type WorkspaceId,
 } from '../ids.ts'
@@ -21,12 +22,15 @@ import { isAtLeast, mayConnect } from '../organizations/rules.ts'
 import { lockRole } from '../organizations/service.ts'
 import { lockWorkspace } from '../organizations/store.ts'
 import type { Authority } from '../principals/rules.ts'
-import { actorOf, lockAuthority } from '../principals/service.ts'
+import { actorOf, lockAuthority, requireAttester } from '../principals/service.ts'
 import type { ResourceServer } from '../resource-servers/rules.ts'
+import * as reviews from '../reviews/store.ts'
 import type { RevocationList, Revoke } from '../revocation/service.ts'
 import { batched } from '../store/batch.ts'
 import { type Db, reading, type Trx, transact } from '../store/database.ts'
+import { setSuspended } from '../store/suspension.ts'
 import type { Approved, Environment } from '../store/tables.ts'
+import { rfc3339, rfc3339OrNull } from '../times.ts'
 import { beyond, cutToRole, isNothing, type Requested, type WithRole, widen } from './rules.ts'
 import * as store from './store.ts'
 
@@ -142,7 +146,8 @@ async function openOrWiden(trx: Trx, opening: Opening): Promise<ConnectionId | u
     created_by: opening.by.actor.id ?? opening.by.actor.kind,
   })
   if (inserted !== undefined) {
-    await recordOpening(trx, opening, { event: 'connection.approved', id, version: inserted.version })
+    const review = await comeIntoReview(trx, id)
+    await recordOpening(trx, opening, { event: 'connection.approved', id, version: inserted.version, review })
     return id
   }
   const open = await store.lockOpen(trx, userId, client.id, place.workspaceId)
@@ -154,10 +159,24 @@ async function openOrWiden(trx: Trx, opening: Opening): Promise<ConnectionId | u
   return open.id
 }
 
+/**
+ * A person who ends a connection and approves the same app again does not get around an open review: what it looks at, and
+ * nobody attested, it looks at again. @returns which review
+ */
+async function comeIntoReview(trx: Trx, id: ConnectionId): Promise<ReviewId | undefined> {
+  const review = await reviews.lockOpenReviewOfSuccessor(trx, id)
+  const row = review && (await store.findOpen(trx, id))
+  if (review === undefined || row === undefined) return undefined
+  await reviews.insertItems(trx, review, [
+    { id: newId('rvi'), kind: 'connection', subject_id: id, snapshot: snapshotOf(toView(row)) },
+  ])
+  return review
+}
+
 function recordOpening(
   trx: Trx,
   opening: Opening,
-  what: { event: string; id: ConnectionId; version: number },
+  what: { event: string; id: ConnectionId; version: number; review?: ReviewId | undefined },
 ): Promise<void> {
   return record(trx, {
     event: what.event,
@@ -169,7 +188,11 @@ function recordOpening(
     clientId: opening.client.id,
     credentialId: what.id,
     tokenVersion: what.version,
-    detail: { openid: opening.granted.openidScopes, resources: opening.granted.resources },
+    detail: {
+      openid: opening.granted.openidScopes,
+      resources: opening.granted.resources,
+      ...(what.review === undefined ? {} : { review: what.review }),
+    },
   })
 }
 
@@ -212,6 +235,21 @@ function toView(row: Awaited<ReturnType<typeof store.listOpenInWorkspace>>[numbe
         ? undefined
         : { at: row.last_used_at, address: row.last_used_address ?? '', agent: row.last_used_agent ?? '' },
     now: row.now,
+  }
+}
+
+/** What a review keeps of one. */
+export function snapshotOf(view: ConnectionView) {
+  return {
+    client_id: view.client.id,
+    client_name: view.client.name,
+    user_id: view.userId,
+    resources: view.resources,
+    environment: view.environment,
+    token_version: `v${view.version}`,
+    suspended: view.suspendedAt !== null,
+    created_at: rfc3339(view.createdAt),
+    last_used_at: rfc3339OrNull(view.lastUse?.at ?? null),
   }
 }
 
@@ -363,7 +401,7 @@ export async function setConnectionSuspended(
   const connection = await store.lockConnection(trx, input.id)
   if (connection === undefined) throw new AppError('not_found')
   if (connection.closed_at !== null) return revoke({ subject: connection.id, closed: true })
-  if (!(await store.setSuspended(trx, connection.id, suspended ? { reason: input.reason } : null)))
+  if (!(await setSuspended(trx, 'connections', connection.id, suspended ? { reason: input.reason } : null)))
     return revoke({ subject: connection.id, suspended })
   const floor = suspended ? await store.raiseFloor(trx, connection.id) : connection.version
   const event = suspended ? 'connection.suspended' : 'connection.restored'
@@ -372,9 +410,9 @@ export async function setConnectionSuspended(
 }
 
 /**
- * The same, for an admin who asks for it. Giving back what was taken takes a recent sign-in.
+ * The same, for an admin who asks for it. Giving back what was taken takes a recent sign-in, and whoever could attest it.
  *
- * @throws {AppError} `not_found`, `conflict` for one that has ended, and what `lockAuthority` throws
+ * @throws {AppError} `not_found`, `conflict` for one that has ended, `wrong_credential`, and what `lockAuthority` throws
  */
 export function suspendConnection(
   revocations: RevocationList,
@@ -384,6 +422,7 @@ export function suspendConnection(
   return revocations.change(async (trx, revoke) => {
     const needs = { role: 'admin', recentSignIn: !suspended } as const
     const place = await lockAuthority(trx, input.authority, input.workspaceId, needs)
+    if (!suspended) await requireAttester(trx, input.authority)
     const connection = await store.lockConnection(trx, input.id)
     if (connection?.workspace_id !== place.workspaceId) throw new AppError('not_found')
     if (connection.closed_at !== null) throw new AppError('conflict', { detail: 'This connection has ended.' })

@@ -302,26 +302,6 @@ export async function closeConnection(trx: Trx, id: ConnectionId, reason: string
     .execute()
 }
 
-/** Suspends a connection, or lifts it; its families and refresh tokens stay. False when it was so before. Primary key. */
-export async function setSuspended(
-  trx: Trx,
-  id: ConnectionId,
-  suspension: { reason: string } | null,
-): Promise<boolean> {
-  const query = trx.updateTable('connections').where('id', '=', id)
-  const result =
-    suspension === null
-      ? await query
-          .set({ suspended_at: null, suspend_reason: null })
-          .where('suspended_at', 'is not', null)
-          .executeTakeFirst()
-      : await query
-          .set({ suspended_at: sql<Date>`clock_timestamp()`, suspend_reason: suspension.reason })
-          .where('suspended_at', 'is', null)
-          .executeTakeFirst()
-  return result.numUpdatedRows === 1n
-}
-
 /** Raises version and floor together: everything issued so far is below the floor. */
 export async function raiseFloor(trx: Trx, id: ConnectionId): Promise<number> {
   const { version } = await trx

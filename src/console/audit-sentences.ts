@@ -285,6 +285,8 @@ const CHECKS: Record<string, string> = {
   unexpected_answer: 'what answers there is something else',
   address_refused: 'its address is one that is not called',
   unreadable: 'the stored key cannot be read any more',
+  forbidden: 'it does not let the key make that call',
+  too_large: 'it answered at too great a length',
   timeout: 'it did not answer in time',
   unreachable: 'it could not be reached',
   busy: 'it was busy',
@@ -310,7 +312,7 @@ const OF_BUDGETS: Record<string, [Tone, Tell]> = {
   'budget.admission_refused': [
     'bad',
     (of) =>
-      say`${of.credential} asked for ${amountIn(of, 'asked')} with ${amountIn(of, 'left')} left of the hard cap, and was refused.`,
+      say`${of.credential} asked for ${askedIn(of)} with ${amountIn(of, 'left')} left of the hard cap, and was refused.`,
   ],
   'budget.overrun': [
     'bad',
@@ -324,6 +326,8 @@ const OF_BUDGETS: Record<string, [Tone, Tell]> = {
   ],
 }
 
+const askedIn = (of: Told) =>
+  of.record.detail.asked === null ? 'a call whose cost is not known beforehand' : amountIn(of, 'asked')
 const amountIn = ({ text }: Told, name: string) => text(name) || 'an amount'
 
 function capOf({ record: { detail } }: Told): string {

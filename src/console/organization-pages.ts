@@ -9,7 +9,6 @@ import {
   findOrganizationMember,
   listOrganizationMembers,
   type Member,
-  previewInOrganization,
   removeFromOrganization,
 } from '../members/service.ts'
 import type { BrowserSessions } from '../oauth/browser-sessions.ts'
@@ -19,6 +18,7 @@ import { listOrganizationsOf, listReachableWorkspaces, openWorkspace } from '../
 import { standingOf, summarize } from '../overview/service.ts'
 import type { ResourceServers } from '../resource-servers/service.ts'
 import type { RevocationList } from '../revocation/service.ts'
+import { previewInOrganization } from '../role-previews/service.ts'
 import { getThisMonth, type MonthSpending } from '../spending/service.ts'
 import type { Db } from '../store/database.ts'
 import type { OrganizationRole } from '../store/tables.ts'

@@ -1,8 +1,10 @@
 // What pages about people say: roles in words, what a change of one ends, and the forms that change them.
 import type { Context } from 'koa'
 import { AppError, type ErrorCode } from '../errors.ts'
-import { lastOwnerDetail, type Member, type Preview } from '../members/service.ts'
+import type { Member } from '../members/service.ts'
 import { effectiveRole } from '../organizations/rules.ts'
+import { lastOwnerDetail } from '../ownership/service.ts'
+import type { Preview } from '../role-previews/service.ts'
 import type { OrganizationRole, WorkspaceRole } from '../store/tables.ts'
 import { ago, atDay, counted, dayOf } from './token-times.ts'
 

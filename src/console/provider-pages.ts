@@ -23,7 +23,6 @@ import {
   requireFewerChecks,
 } from '../providers/service.ts'
 import type { Db } from '../store/database.ts'
-import type { EphemeralStore } from '../store/ephemeral.ts'
 import { type Frame, leadToSignIn, placeOfWorkspace, type WorkspaceVisit } from './frame.ts'
 import { attempt, done, noticeOf } from './people.ts'
 import { nameOf, providerView } from './provider-views.ts'
@@ -32,7 +31,6 @@ import type { FieldErrors } from './token-forms.ts'
 export interface ProviderPagesDeps {
   db: Db
   issuer: string
-  ephemeral: EphemeralStore
   providers: ProvidersDeps & { soon(work: Promise<void>): void }
   frame: Frame
 }
@@ -143,10 +141,9 @@ function readCredentials(ctx: Context): {
 }
 
 /** Where a refusal of the service belongs on the form. */
-function errorsOf({ code, detail }: AppError): FieldErrors {
-  const [, address] = /^base_url: (.*)$/s.exec(detail) ?? []
-  if (address !== undefined) return { address: `The address ${address}` }
-  return code === 'conflict' ? { type: detail } : { all: detail }
+function errorsOf({ field, detail }: AppError): FieldErrors {
+  if (field === 'base_url') return { address: detail }
+  return field === 'provider_type' ? { type: detail } : { all: detail }
 }
 
 async function showNew(deps: ProviderPagesDeps, ctx: Context): Promise<void> {
@@ -244,7 +241,7 @@ async function postCheck(deps: ProviderPagesDeps, ctx: Context): Promise<void> {
   const connection = await connectionAt(deps, ctx, visit)
   const { authority, request } = deps.frame.by(ctx, visit.session)
   try {
-    await requireFewerChecks(deps, connection.id)
+    await requireFewerChecks(deps.providers, connection.workspaceId)
     await checkProvider(deps.providers, connection, {
       actor: actorOf(authority),
       request,
@@ -256,7 +253,12 @@ async function postCheck(deps: ProviderPagesDeps, ctx: Context): Promise<void> {
     if (error.code === 'not_found') return done(ctx, baseOf(visit))
     if (error.code !== 'too_many_requests') throw error
     ctx.status = error.status
-    return sendAll(deps, ctx, visit, 'This connection was checked ten times within a minute. Wait a little.')
+    return sendAll(
+      deps,
+      ctx,
+      visit,
+      'The providers of this workspace were checked twenty times within a minute. Wait a little.',
+    )
   }
   done(ctx, baseOf(visit), 'checked')
 }

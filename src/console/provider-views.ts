@@ -11,6 +11,7 @@ interface Trouble {
 }
 
 const AGAIN = 'Check it again in a few minutes.'
+const NOT_BY_ITSELF = 'It is not checked again by itself: check it in a few minutes, or call through it.'
 
 /** By the reason of a check. `who`: whoever answers at its address. */
 const TROUBLES: Record<string, (who: string, hasOwnAddress: boolean) => Trouble> = {
@@ -34,10 +35,21 @@ const TROUBLES: Record<string, (who: string, hasOwnAddress: boolean) => Trouble>
     what: 'What is stored of it cannot be decrypted.',
     todo: 'Ask whoever runs this server; or replace the key.',
   }),
-  timeout: (who) => ({ what: `${who} did not answer in time.`, todo: AGAIN }),
-  unreachable: (who) => ({ what: `${who} could not be reached.`, todo: AGAIN }),
-  busy: (who) => ({ what: `${who} was busy.`, todo: AGAIN }),
+  forbidden: (who) => ({
+    what: `${who} does not let this key make the call that tells whether it works.`,
+    todo: 'The first call that works verifies it.',
+  }),
+  too_large: (who) => ({
+    what: `${who} sent a longer answer than a check reads.`,
+    todo: 'The first call that works verifies it.',
+  }),
+  timeout: (who) => ({ what: `${who} did not answer in time.`, todo: NOT_BY_ITSELF }),
+  unreachable: (who) => ({ what: `${who} could not be reached.`, todo: NOT_BY_ITSELF }),
+  busy: (who) => ({ what: `${who} was busy.`, todo: NOT_BY_ITSELF }),
 }
+
+/** Of checks that told nothing: a connection that had failed before one goes on as it was. */
+const TELLS_NOTHING = new Set(['forbidden', 'too_large', 'timeout', 'unreachable', 'busy'])
 
 const UNKNOWN: Trouble = { what: 'The check did not come to an end.', todo: AGAIN }
 const ASK_ADMIN = 'An admin of the workspace can put it right.'
@@ -74,11 +86,16 @@ export function standingOf(connection: ProviderConnection, isAdmin: boolean): St
     const detail = `${trouble.what} The key was good before, and calls go on. ${todo}`
     return { badge, text: 'Verified before. The last check told nothing,', when, detail, tone: 'warn' }
   }
+  const badge: Badge = status === 'failed' ? { kind: 'fail', word: 'Failed' } : { kind: 'waiting', word: 'Waiting' }
+  if (status === 'failed' && trouble !== undefined && TELLS_NOTHING.has(statusReason ?? '')) {
+    const next = isAdmin ? 'Replace its key, or check it again.' : ASK_ADMIN
+    const detail = `${trouble.what} A check before it failed, and calls through it are refused. ${next}`
+    return { badge, text: 'Failed before. The last check told nothing,', when, detail, tone: 'bad' }
+  }
   if (status === 'failed') {
     const detail = `${trouble?.what ?? `${who} does not take this key.`} Calls through it are refused. ${todo ?? AGAIN}`
-    return { badge: { kind: 'fail', word: 'Failed' }, text: 'Failed', when, detail, tone: 'bad' }
+    return { badge, text: 'Failed', when, detail, tone: 'bad' }
   }
-  const badge: Badge = { kind: 'waiting', word: 'Waiting' }
   if (trouble === undefined)
     return {
       badge,

@@ -173,7 +173,8 @@ async function postDecision(deps: ReviewPagesDeps, ctx: Context): Promise<void> 
   let decision: 'keep' | 'changed' = 'keep'
   const refused = await attempt(ctx, async () => {
     decision = oneOf(['keep', 'changed'] as const, field(ctx, 'decision'), 'Choose what is to happen.')
-    await decideItem(deps, { ...askedOf(deps, ctx, visit), decision, note: null })
+    const seen = field(ctx, 'granted_digest')
+    await decideItem(deps, { ...askedOf(deps, ctx, visit), decision, note: null, seen })
   })
   if (refused === undefined) return backTo(ctx, visit, decision)
   await sendReview(deps, ctx, visit, refused.detail)

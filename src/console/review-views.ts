@@ -2,7 +2,7 @@
 import { isConnectionId, isKeyId } from '../ids.ts'
 import { isOverdue, type Notice } from '../reminders/rules.ts'
 import { changesOf, type Outcomes, outcomeOf, type Review, type ReviewItem, type Snapshot } from '../reviews/rules.ts'
-import type { ListedReview, ReviewView } from '../reviews/service.ts'
+import { digestOfGranted, type ListedReview, type ReviewView } from '../reviews/service.ts'
 import type { Tally } from '../reviews/store.ts'
 import type { ReviewOutcome, ReviewReason } from '../store/tables.ts'
 import { isUnused } from '../workspace-tokens/rules.ts'
@@ -42,6 +42,8 @@ function standingOf(review: Review, undecided: number): Badge {
 
 export interface ItemRow {
   id: string
+  /** Of what is shown: what is kept must be that. */
+  digest: string
   name: string
   /** Of what is known of it beside the name. */
   code: string
@@ -117,13 +119,14 @@ export function itemRow(
   const mayDecide = review.closedAt === null && !review.isDue && !item.isEnded && item.outcome === null
   return {
     id: item.id,
+    digest: digestOfGranted(item),
     name: nameOf(item),
     code: textIn(snapshot, 'key_prefix') || item.subjectId,
     cut: cutPath(textIn(snapshot, 'key_prefix') || item.subjectId),
     href: item.isEnded ? undefined : pageOf(item, base),
     owner: owner === '' ? undefined : makerOf(owner, names),
     scopes: scopesIn(snapshot),
-    scopesNow: changes && scopesIn({ ...snapshot, ...changes }),
+    scopesNow: hasOther(changes, ['permissions', 'resources']) ? scopesIn({ ...snapshot, ...changes }) : undefined,
     environment: environmentIn(snapshot),
     version: textIn(snapshot, 'token_version'),
     lastUse: lastUsedAt === undefined ? undefined : ago(lastUsedAt, now),
@@ -131,6 +134,7 @@ export function itemRow(
     notes: [
       ...(item.isWider ? ['Lets in more than what was kept'] : []),
       ...notesOn(snapshot, { createdAt, lastUsedAt, openedAt: review.openedAt }),
+      ...changesNoted(changes),
     ],
     outcome:
       outcome === undefined ? undefined : { badge: OUTCOMES[outcome], by: deciderOf(item, names), note: item.note },
@@ -204,6 +208,20 @@ function notesOn(
     ...(snapshot.suspended === true ? ['Suspended'] : []),
     ...(wasUnused ? ['Unused for 90 days'] : []),
     ...(expiresAt === undefined ? [] : [`Expires ${dayOf(expiresAt)}`]),
+  ]
+}
+
+const hasOther = (changes: Snapshot | undefined, names: readonly string[]): boolean =>
+  names.some((name) => changes?.[name] !== undefined)
+
+function changesNoted(changes: Snapshot = {}): string[] {
+  const expiresAt = timeIn(changes, 'expires_at')
+  return [
+    ...(changes.suspended === true ? ['Suspended meanwhile'] : []),
+    ...(changes.suspended === false ? ['Restored meanwhile'] : []),
+    ...(expiresAt === undefined ? [] : [`Now expires ${dayOf(expiresAt)}`]),
+    ...(changes.expires_at === null ? ['Now without an end'] : []),
+    ...(hasOther(changes, ['ip_allow_list']) ? ['Now for other addresses'] : []),
   ]
 }
 

@@ -3,7 +3,6 @@
 import Router from '@koa/router'
 import type { Context } from 'koa'
 import { AppError } from '../errors.ts'
-import { listWorkspacesIn } from '../organizations/service.ts'
 import { spendFile } from '../spending/download.ts'
 import {
   countTrouble,
@@ -15,7 +14,7 @@ import {
   type WorkspaceSpending,
 } from '../spending/service.ts'
 import type { Db } from '../store/database.ts'
-import { formatMonth, type Micros, type Month } from '../usage/rules.ts'
+import { formatMonth, type Micros, type Month, VIOLATION_KINDS } from '../usage/rules.ts'
 import { hrefOf } from './audit-filter.ts'
 import { type Frame, leadToSignIn, type OrganizationVisit, placeOfOrganization } from './frame.ts'
 import { monthChoices, monthName, monthWord, roundedText, shortMonth, usedOf, writerFor } from './money.ts'
@@ -60,7 +59,7 @@ async function showSpending(deps: SpendingPagesDeps, ctx: Context, visit: Organi
   ])
   const base = baseOf(visit)
   const shown = violations.slice(0, MOST_VIOLATIONS)
-  const telling = await tellingOf(db, visit, spending, shown.length > 0)
+  const telling = tellingOf(visit, spending)
   deps.frame.send(ctx, visit.session, 'spending', placeOfOrganization(visit, 'usage'), {
     error: problem,
     action: base,
@@ -69,12 +68,12 @@ async function showSpending(deps: SpendingPagesDeps, ctx: Context, visit: Organi
     months: monthChoices(now, last),
     currency: spending.currency,
     figures: figuresOf(spending, trouble),
-    isEmpty: spending.totals.every((micros) => micros === 0n) && spending.heldMicros === 0n && trouble.refused === 0,
+    isEmpty: spending.totals.every((micros) => micros === 0n) && spending.heldMicros === 0n && trouble.violations === 0,
     workspaces: trouble.workspaces,
     cut:
       trouble.workspaces > MOST_WORKSPACES ? { shown: MOST_WORKSPACES, of: countText(trouble.workspaces) } : undefined,
     charts: chartsOf(spending),
-    table: tableOf(spending),
+    table: tableOf(spending, trouble),
     violations: shown.map((row) => violationView(row, telling)),
     moreViolations: violations.length > MOST_VIOLATIONS,
   })
@@ -162,7 +161,7 @@ function writerOf({ totals, workspaces }: Spending) {
   return writerFor([...totals, ...workspaces.flatMap(({ budget }) => (budget === undefined ? [] : [budget.capMicros]))])
 }
 
-function tableOf(spending: Spending) {
+function tableOf(spending: Spending, trouble: Trouble) {
   const { months, totals, workspaces } = spending
   const { isWhole, write } = writerOf(spending)
   const [last] = months.slice(-1)
@@ -170,7 +169,7 @@ function tableOf(spending: Spending) {
   return {
     isWhole,
     months: months.map(shortMonth),
-    rows: workspaces.map(({ id, name, archivedAt, spent, budget, costCentre }) => ({
+    rows: workspaces.map(({ id, name, archivedAt, spent, budget, costCentre, events, violations }) => ({
       name,
       // Nobody enters an archived one any more.
       href: archivedAt === null ? hrefOf(`/workspaces/${id}/usage`, asked) : undefined,
@@ -178,27 +177,25 @@ function tableOf(spending: Spending) {
       spent: spent.map(write),
       cap: budget && { amount: write(budget.capMicros), mode: budget.mode },
       used: budget && usedOf(budget, spent.at(-1) ?? 0n),
+      events: countText(events.at(-1) ?? 0),
+      violations: countText(VIOLATION_KINDS.reduce((sum, kind) => sum + (violations[kind].at(-1) ?? 0), 0)),
     })),
     totals: totals.map(write),
+    events: countText(spending.events),
+    violations: countText(trouble.violations),
   }
 }
 
 // --- Violations -------------------------------------------------------------------------------------------------------------
 
-async function tellingOf(db: Db, visit: OrganizationVisit, spending: Spending, isAsked: boolean): Promise<Telling> {
-  const { id } = visit.organization
-  const known = isAsked ? await listWorkspacesIn(db, id) : []
-  const open = new Map<string, string>(known.map((workspace) => [workspace.id, workspace.name]))
-  const shown = new Map<string, string>(spending.workspaces.map((workspace) => [workspace.id, workspace.name]))
+function tellingOf({ organization }: OrganizationVisit, { currency }: Spending): Telling {
   return {
-    currency: spending.currency,
-    who: ({ workspaceId, month }) => ({
-      name: open.get(workspaceId) ?? shown.get(workspaceId) ?? workspaceId,
-      href: open.has(workspaceId)
-        ? hrefOf(`/workspaces/${workspaceId}/usage`, { month: formatMonth(month) })
-        : undefined,
+    currency,
+    who: ({ workspaceId, workspaceName, isArchived, month }) => ({
+      name: workspaceName,
+      href: isArchived ? undefined : hrefOf(`/workspaces/${workspaceId}/usage`, { month: formatMonth(month) }),
     }),
-    traceHref: ({ traceId }) => hrefOf(`/organizations/${id}/audit`, { trace_id: traceId }),
+    traceHref: ({ traceId }) => hrefOf(`/organizations/${organization.id}/audit`, { trace_id: traceId }),
   }
 }
 
@@ -207,7 +204,7 @@ async function tellingOf(db: Db, visit: OrganizationVisit, spending: Spending, i
 async function sendExport({ db }: SpendingPagesDeps, ctx: Context, visit: OrganizationVisit): Promise<void> {
   const { month, problem } = monthAsked(ctx, 'until')
   if (problem !== undefined) throw new AppError('invalid_request', { detail: problem })
-  const { body, headers } = spendFile(db, visit.organization.id, { to: month })
+  const { body, headers } = await spendFile(db, visit.organization.id, { to: month })
   ctx.body = body
   ctx.set({ ...headers, 'Cache-Control': 'no-store' }) // after the body, which would set a type of its own
 }

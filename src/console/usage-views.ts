@@ -146,8 +146,8 @@ function violationText({ kind, askedMicros, leftMicros, capMicros }: ViolationRo
   const money = (micros: Micros) => `${exactText(micros)} ${currency}`
   const left = leftMicros > 0n ? `${exactText(leftMicros)} left` : 'nothing left'
   if (kind === 'soft_cap') return `passed its soft cap of ${money(capMicros)}.`
+  if (askedMicros === null) return `asked for a call whose cost in ${currency} is not known beforehand. It was refused.`
   if (kind === 'overrun') return `spent ${money(askedMicros)} with ${left}: more than was held for it, or than the cap.`
-  if (askedMicros === 0n) return 'asked for a model whose price is not known here. It was refused.'
   return `asked for ${money(askedMicros)} with ${left}. It was refused.`
 }
 

@@ -11,7 +11,6 @@ import {
   listOrganizationMembers,
   listWorkspaceMembers,
   type Member,
-  previewInWorkspace,
   removeFromWorkspace,
   transferOwnership,
 } from '../members/service.ts'
@@ -20,6 +19,7 @@ import { archiveWorkspace, changeWorkspace } from '../organizations/service.ts'
 import { countIn, standingOf } from '../overview/service.ts'
 import type { ResourceServers } from '../resource-servers/service.ts'
 import type { RevocationList } from '../revocation/service.ts'
+import { previewInWorkspace } from '../role-previews/service.ts'
 import type { Db } from '../store/database.ts'
 import type { Environment, WorkspaceRole } from '../store/tables.ts'
 import type { TokenPolicy } from '../workspace-tokens/rules.ts'

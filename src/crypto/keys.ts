@@ -111,8 +111,9 @@ function open(envelope: Envelope, sealed: string, place: string): string {
   )
 }
 
-const placeOfSigningKey = (kid: string) => `signing_keys.sealed_jwk:${kid}`
-const placeOfServerKey = (id: string, purpose: string) => `server_keys.sealed_key:${purpose}:${id}`
+/** Where a key stands: what it is bound to under the master key. */
+export const placeOfSigningKey = (kid: string) => `signing_keys.sealed_jwk:${kid}`
+export const placeOfServerKey = (id: string, purpose: string) => `server_keys.sealed_key:${purpose}:${id}`
 
 const generate = promisify(generateKeyPair)
 

@@ -8,16 +8,13 @@ import { AppError } from '../errors.ts'
 import type { UserId } from '../ids.ts'
 import { cancelSent, listSent } from '../invitations/service.ts'
 import { endEverySession } from '../logout/service.ts'
-import {
-  lastOwnerDetail,
-  leaveOrganization,
-  lockLastOwned,
-  type MembersDeps,
-  type OwnedPlace,
-  previewInOrganization,
-} from '../members/service.ts'
+import { leaveOrganization, type MembersDeps } from '../members/service.ts'
 import { lockOrganizationForUpdate } from '../organizations/store.ts'
+import { lastOwnerDetail, lockLastOwned, type OwnedPlace } from '../ownership/service.ts'
 import { RECENT_SIGN_IN_SECONDS } from '../principals/service.ts'
+import type { ResourceServer } from '../resource-servers/rules.ts'
+import type { Revoke } from '../revocation/service.ts'
+import { previewInOrganization } from '../role-previews/service.ts'
 import { reading, readTime, type Trx } from '../store/database.ts'
 import * as store from './store.ts'
 
@@ -77,30 +74,92 @@ export async function eraseAccount(
   const servers = await resourceServers.list()
   const found = await reading(findUser(db, input.user))
   if (found === undefined) throw unknown(input.user)
-  const by = { reason: 'account_erased', actor: input.actor, request: input.request } as const
   return revocations.change(async (trx, revoke) => {
     const user = await store.lockForErasure(trx, found.id)
     if (user === undefined) throw unknown(input.user)
     if (input.signedInAt !== undefined) await requireRecent(trx, user, input.signedInAt)
-    const { id: userId } = user
-    const memberships = await store.listMemberships(trx, userId)
-    for (const { organization_id } of memberships) await lockOrganizationForUpdate(trx, organization_id)
-    await requireNoLastOwner(trx, userId, memberships)
-    await endEverySession(trx, { userId, reason: 'erased', request: input.request }) // while their connections are known
-    for (const { organization_id: organizationId, role } of memberships)
-      await leaveOrganization(trx, revoke, { organizationId, userId, role, servers, by })
-    await cancelSent(trx, await listSent(trx, userId), by)
-    await closeAllOf(trx, revoke, { ...by, userId })
-    await forgetAddress(trx, emailKey(user.email), by)
-    await store.deleteUser(trx, userId)
-    const chains = memberships.length === 0 ? [null] : memberships.map(({ organization_id }) => organization_id)
-    for (const organizationId of chains) {
-      const { actor, request } = input
-      await record(trx, { event: 'user.erased', status: 'pass', actor, request, organizationId, userId })
-    }
-    revoke({ subject: userId, suspended: true, notBeforeNow: true })
-    return { id: userId }
+    const memberships = await lockMemberships(trx, user.id)
+    const places = await lockOwned(trx, user.id, memberships)
+    if (places.length > 0) throw new AppError('last_owner', { detail: lastOwnerDetail(places) })
+    await erase(trx, revoke, { user, memberships, servers, actor: input.actor, request: input.request })
+    return { id: user.id }
   })
+}
+
+/**
+ * Erases once more whom a backup has brought back. Who is the last owner of a place again (whom they made one is lost)
+ * keeps a row that names nobody, and is suspended: the place has to get another owner before it can go.
+ *
+ * @returns undefined for somebody who is not there
+ */
+export async function eraseAgain(
+  trx: Trx,
+  revoke: Revoke,
+  input: { userId: UserId; servers: readonly ResourceServer[]; actor: Actor; request: RequestInfo },
+): Promise<'erased' | 'last_owner' | undefined> {
+  const user = await store.lockForErasure(trx, input.userId)
+  if (user === undefined) return undefined
+  const memberships = await lockMemberships(trx, user.id)
+  if ((await lockOwned(trx, user.id, memberships)).length === 0) {
+    await erase(trx, revoke, { ...input, user, memberships })
+    return 'erased'
+  }
+  const { actor, request } = input
+  await endAllOf(trx, revoke, user, { reason: 'account_erased', actor, request })
+  await store.forgetName(trx, user.id)
+  const detail = { reason: 'account_erased' }
+  await record(trx, { event: 'user.suspended', status: 'pass', actor, request, userId: user.id, detail })
+  return 'last_owner'
+}
+
+interface Person {
+  id: UserId
+  email: string
+}
+
+/** The memberships are locked by now, and no place is left without an owner. */
+async function erase(
+  trx: Trx,
+  revoke: Revoke,
+  input: {
+    user: Person
+    memberships: readonly store.Membership[]
+    servers: readonly ResourceServer[]
+    actor: Actor
+    request: RequestInfo
+  },
+): Promise<void> {
+  const { user, memberships, servers, actor, request } = input
+  const by = { reason: 'account_erased', actor, request } as const
+  const { id: userId } = user
+  await endEverySession(trx, { userId, reason: 'erased', request }) // while their connections are known
+  for (const { organization_id: organizationId, role } of memberships)
+    await leaveOrganization(trx, revoke, { organizationId, userId, role, servers, by })
+  await endAllOf(trx, revoke, user, by)
+  await store.deleteUser(trx, userId)
+  const chains = memberships.length === 0 ? [null] : memberships.map(({ organization_id }) => organization_id)
+  for (const organizationId of chains)
+    await record(trx, { event: 'user.erased', status: 'pass', actor, request, organizationId, userId })
+  revoke({ subject: userId, closed: true, suspended: true, notBeforeNow: true }) // for good: a restore erases them again
+}
+
+/** What acts for them, and what holds their address, but for their own row. */
+async function endAllOf(
+  trx: Trx,
+  revoke: Revoke,
+  { id: userId, email }: Person,
+  by: { reason: 'account_erased'; actor: Actor; request: RequestInfo },
+): Promise<void> {
+  await cancelSent(trx, await listSent(trx, userId), by)
+  await closeAllOf(trx, revoke, { ...by, userId })
+  await store.forgetDevices(trx, userId)
+  await forgetAddress(trx, emailKey(email), by)
+}
+
+async function lockMemberships(trx: Trx, userId: UserId): Promise<store.Membership[]> {
+  const memberships = await store.listMemberships(trx, userId)
+  for (const { organization_id } of memberships) await lockOrganizationForUpdate(trx, organization_id)
+  return memberships
 }
 
 async function requireRecent(
@@ -114,12 +173,12 @@ async function requireRecent(
   if (age > RECENT_SIGN_IN_SECONDS) throw new AppError('recent_sign_in_required')
 }
 
-/** All of them at once, so that a person knows what is still to be done. */
-async function requireNoLastOwner(trx: Trx, userId: UserId, memberships: readonly store.Membership[]): Promise<void> {
+/** Places that they are the last owner of: all of them at once, so that a person knows what is still to be done. */
+async function lockOwned(trx: Trx, userId: UserId, memberships: readonly store.Membership[]): Promise<OwnedPlace[]> {
   const places: OwnedPlace[] = []
   for (const { organization_id: organizationId, role } of memberships)
     places.push(...(await lockLastOwned(trx, { organizationId, userId, role })))
-  if (places.length > 0) throw new AppError('last_owner', { detail: lastOwnerDetail(places) })
+  return places
 }
 
 /** Invitations of theirs, open or long accepted, and bills that went to them. */

@@ -1,5 +1,6 @@
 // SQL that takes a person's name and address out of every row that holds them.
 import { sql } from 'kysely'
+import { emailKey } from '../accounts/rules.ts'
 import type { OrganizationId, UserId, WorkspaceId } from '../ids.ts'
 import type { Executor, Trx } from '../store/database.ts'
 import type { OrganizationRole } from '../store/tables.ts'
@@ -22,10 +23,10 @@ export function listMemberships(executor: Executor, userId: UserId): Promise<Mem
 }
 
 /** Invitations of an address, also those that ended long ago. By invitations_by_address. @returns those that were open */
-export async function deleteInvitationsTo(trx: Trx, emailKey: string) {
+export async function deleteInvitationsTo(trx: Trx, key: string) {
   const rows = await trx
     .deleteFrom('invitations')
-    .where('email_key', '=', emailKey)
+    .where('email_key', '=', key)
     .returning(['id', 'organization_id', 'workspace_id', 'role', 'ended_at'])
     .execute()
   return rows.filter(({ ended_at }) => ended_at === null)
@@ -36,12 +37,40 @@ export interface Billed {
   organization_id: OrganizationId
 }
 
-/** Workspaces whose bills went to the person's own address. */
-export async function clearBillingAddress(trx: Trx, emailKey: string): Promise<Billed[]> {
-  const { rows } = await sql<Billed>`
-    update workspaces set billing_email = null where lower(normalize(btrim(billing_email), NFKC)) = ${emailKey}
-    returning id, organization_id`.execute(trx)
-  return rows
+/**
+ * Workspaces whose bills went to the person's own address. Compared here, for a database lowers some letters in another
+ * way. Reads all addresses there are: an account is not erased often.
+ */
+export async function clearBillingAddress(trx: Trx, key: string): Promise<Billed[]> {
+  const billed = await trx
+    .selectFrom('workspaces')
+    .select(['id', 'billing_email'])
+    .where('billing_email', 'is not', null)
+    .execute()
+  const ids = billed.flatMap(({ id, billing_email }) => (emailKey(billing_email ?? '') === key ? [id] : []))
+  return trx
+    .updateTable('workspaces')
+    .set({ billing_email: null })
+    .where(sql<boolean>`id = any(${ids}::text[])`) // primary key
+    .returning(['id', 'organization_id'])
+    .execute()
+}
+
+/** Where from and with what a person's connections were used: what a program says of itself may name them. */
+export async function forgetDevices(trx: Trx, userId: UserId): Promise<void> {
+  const own = sql`connection_id in (select id from connections where user_id = ${userId})` // primary keys
+  await sql`delete from connection_uses where ${own}`.execute(trx)
+  await sql`update connection_versions set last_used_address = '', last_used_agent = '' where ${own}`.execute(trx)
+}
+
+/** What names a person in a row that must stay. Nothing is sent to such an address (RFC 6761), and nobody signs in with it. */
+export async function forgetName(trx: Trx, userId: UserId): Promise<void> {
+  const email = `${userId}@erased.invalid`
+  await trx
+    .updateTable('users')
+    .set({ email, email_key: email, name: 'Erased', password_digest: null, suspended_at: sql<Date>`now()` })
+    .where('id', '=', userId) // primary key
+    .execute()
 }
 
 /** The row that names them, and what refers to it: memberships go with it. Primary key. */

@@ -81,11 +81,14 @@ export function csvLine({ record, seq, hash }: Pick<ChainEntry, 'seq' | 'hash'> 
   return `${COLUMNS.map((column) => csvCell(String(cells[column] ?? ''))).join(',')}\r\n`
 }
 
-/** Where a spreadsheet separates by semicolons, what follows one would be a cell of its own, and perhaps a formula. */
+/** JSON can say it in another way, and so stays what it is; see `csvCell`. */
 const withoutSeparator = (json: string): string => json.replaceAll(';', '\\u003b')
 
-/** What a spreadsheet would take for a formula gets an apostrophe before it. */
+/**
+ * A cell of a file for spreadsheets (RFC 4180). What one would take for a formula gets an apostrophe before it, also where
+ * it separates by semicolons or tabs: what follows one would be a cell of its own there, whatever quotes stand around it.
+ */
 export function csvCell(text: string): string {
-  const harmless = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text
+  const harmless = text.replaceAll(/(?<=^|[;\t\r\n])(?=[\s"']*[=+\-@])/g, "'").replace(/^[\t\r\n]/, "'$&")
   return /[",\r\n]/.test(harmless) ? `"${harmless.replaceAll('"', '""')}"` : harmless
 }

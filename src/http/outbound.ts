@@ -21,7 +21,7 @@ export interface OutboundRequest {
  * - `refused`: no address that may be called; nothing was connected to.
  * - `timeout`: no whole answer within five seconds, whatever took the time.
  * - `too_large`: an answer of more than 64 KiB.
- * - `unreachable`: no connection, no trust in its certificate, or no HTTP over it.
+ * - `unreachable`: no connection, no trust in its certificate, or no HTTP over it; or nothing that can be sent.
  */
 export type OutboundFailure = 'refused' | 'timeout' | 'too_large' | 'unreachable'
 
@@ -41,7 +41,13 @@ export interface OpenRequest {
 /** The body is the caller's to read to its end, or to destroy. */
 export type OpenedAnswer =
   | { ok: true; status: number; headers: IncomingHttpHeaders; body: Readable }
-  | { ok: false; failure: Exclude<OutboundFailure, 'too_large'> }
+  | { ok: false; failure: OpenFailure }
+
+/**
+ * `timeout`: no connection within five seconds; `unanswered`: it was sent to its end, and nothing came until the connection
+ * ended, or for ten minutes. Every other one was not sent, or not whole.
+ */
+export type OpenFailure = Exclude<OutboundFailure, 'too_large'> | 'unanswered'
 
 export interface Outbound {
   /** Never rejects. A redirect is an answer like any other. */
@@ -113,17 +119,17 @@ function call(
   url: URL,
   { lookup, mostMs }: { lookup: LookupFunction; mostMs: number },
 ): Promise<OutboundAnswer> {
+  const body = request.body === undefined ? undefined : Buffer.from(request.body)
+  const outgoing = begin(request, url, { lookup, body })
+  if (outgoing === undefined) return Promise.resolve({ ok: false, failure: 'unreachable' })
   const { promise, resolve } = Promise.withResolvers<OutboundAnswer>()
-  let outgoing: ClientRequest | undefined
   const end = (answer: OutboundAnswer) => {
     clearTimeout(deadline)
     resolve(answer)
-    outgoing?.destroy()
+    outgoing.destroy()
   }
   const fail = (failure: OutboundFailure) => end({ ok: false, failure })
   const deadline = setTimeout(fail, mostMs, 'timeout')
-  const body = request.body === undefined ? undefined : Buffer.from(request.body)
-  outgoing = begin(request, url, { lookup, body })
   outgoing.on('error', (error) => fail(error instanceof RefusedAddress ? 'refused' : 'unreachable'))
   outgoing.on('close', () => fail('unreachable')) // also where nothing was answered and nothing failed
   outgoing.on('response', (response) => {
@@ -135,24 +141,28 @@ function call(
   return promise
 }
 
-/** A request on a connection of its own. */
+/** A request on a connection of its own; undefined where no HTTP says what it holds. */
 function begin(
   { method, headers }: Pick<OutboundRequest, 'method' | 'headers'>,
   url: URL,
   { lookup, body }: { lookup: LookupFunction; body: Buffer | undefined },
-): ClientRequest {
-  return (url.protocol === 'http:' ? httpRequest : httpsRequest)(url, {
-    method,
-    headers: {
-      'user-agent': 'latchkey',
-      'accept-encoding': 'identity', // what is counted is what came
-      ...headers,
-      ...(body === undefined ? {} : { 'content-length': body.byteLength }),
-    },
-    agent: false,
-    lookup,
-    maxHeaderSize: MOST_HEADER_BYTES,
-  })
+): ClientRequest | undefined {
+  try {
+    return (url.protocol === 'http:' ? httpRequest : httpsRequest)(url, {
+      method,
+      headers: {
+        'user-agent': 'latchkey',
+        'accept-encoding': 'identity', // what is counted is what came
+        ...headers,
+        ...(body === undefined ? {} : { 'content-length': body.byteLength }),
+      },
+      agent: false,
+      lookup,
+      maxHeaderSize: MOST_HEADER_BYTES,
+    })
+  } catch {
+    return undefined // a header with a character that none may have
+  }
 }
 
 /** Some answers are thought about for minutes before they begin. */
@@ -160,35 +170,43 @@ const SILENT_MS = 600_000
 
 /** @param limits.mostMs until there is a connection */
 function openCall(
-  request: OpenRequest,
+  { method, headers, body, signal }: OpenRequest, // the body is not kept for as long as the answer takes
   url: URL,
   { mostMs, lookup }: { mostMs: number; lookup: LookupFunction },
 ): Promise<OpenedAnswer> {
+  const outgoing = begin({ method, headers }, url, { lookup, body })
+  if (outgoing === undefined) return Promise.resolve({ ok: false, failure: 'unreachable' })
   const { promise, resolve } = Promise.withResolvers<OpenedAnswer>()
-  const outgoing = begin(request, url, { lookup, body: request.body })
-  const fail = (failure: Exclude<OutboundFailure, 'too_large'>) => {
+  let [isConnected, isWritten] = [false, false]
+  const fail = (failure: OpenFailure) => {
     clearTimeout(connecting)
-    resolve({ ok: false, failure })
+    resolve({ ok: false, failure: isConnected && isWritten ? 'unanswered' : failure })
     outgoing.destroy()
   }
   const connecting = setTimeout(fail, mostMs, 'timeout')
   const abort = () => outgoing.destroy(new Error('nobody waits for it any more'))
-  if (request.signal.aborted) abort()
-  request.signal.addEventListener('abort', abort)
+  if (signal.aborted) abort()
+  signal.addEventListener('abort', abort)
   outgoing.on('socket', (socket) => {
-    socket.once(url.protocol === 'http:' ? 'connect' : 'secureConnect', () => clearTimeout(connecting))
+    socket.once(url.protocol === 'http:' ? 'connect' : 'secureConnect', () => {
+      isConnected = true
+      clearTimeout(connecting)
+    })
   })
-  outgoing.setTimeout(SILENT_MS, () => fail('timeout'))
+  outgoing.on('finish', () => {
+    isWritten = true
+  })
+  outgoing.setTimeout(SILENT_MS, () => fail('unreachable'))
   outgoing.on('error', (error) => fail(error instanceof RefusedAddress ? 'refused' : 'unreachable'))
   outgoing.on('close', () => {
-    request.signal.removeEventListener('abort', abort)
+    signal.removeEventListener('abort', abort)
     fail('unreachable') // where nothing was answered
   })
   outgoing.on('response', (response) => {
-    const { statusCode: status = 0, headers } = response
-    resolve({ ok: true, status, headers, body: response })
+    const { statusCode: status = 0, headers: answered } = response
+    resolve({ ok: true, status, headers: answered, body: response })
   })
-  outgoing.end(request.body)
+  outgoing.end(body)
   return promise
 }
 

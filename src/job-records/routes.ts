@@ -1,5 +1,5 @@
 // Jobs append to the audit log over the JSON API.
-import { type Route, route } from '../api/route.ts'
+import { INGEST, type Route, route } from '../api/route.ts'
 import { createCounter } from '../store/counter.ts'
 import type { Db } from '../store/database.ts'
 import type { EphemeralStore } from '../store/ephemeral.ts'
@@ -17,7 +17,7 @@ export function jobRecordRoutes({ db, ephemeral }: { db: Db; ephemeral: Ephemera
       description:
         'The workspace is the credential’s. Stored as job.<event>, found by its trace id, which must be sent. 6,000 a minute and credential.',
       tag: 'Audit',
-      rule: { who: 'caller', permission: 'ingest', credentials: ['workspace_token', 'access_token'] },
+      rule: INGEST,
       body: newJobRecord,
       repeatable: true,
       traced: true,

@@ -3,6 +3,7 @@ import { z } from 'zod'
 import type { AuditRecord } from '../audit/rules.ts'
 import { withoutBearerValues } from '../crypto/token-value.ts'
 import { isTraceId } from '../http/trace.ts'
+import { isKeepableTime, NOT_KEEPABLE } from '../times.ts'
 import { detailProblem, HOLDS_REFUSED_NAME, hasRefusedName, textsIn } from './rules.ts'
 
 const MOST_EVENT_CHARACTERS = 80
@@ -43,6 +44,7 @@ export const newJobRecord = z
     occurred_at: z.iso
       .datetime({ offset: true })
       .max(40)
+      .refine(isKeepableTime, NOT_KEEPABLE)
       .optional()
       .meta({ description: 'When it happened, by the job’s own clock (RFC 3339)' }),
     profile_id: z

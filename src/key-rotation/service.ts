@@ -1,8 +1,9 @@
 // Replacing keys while the server runs: the master key, under which everything of ours is sealed, and the data keys of
 // organizations. Both are done in batches, and go on where they were when they are cut short.
 import { type RequestInfo, record } from '../audit/service.ts'
-import { listMasterKeyUses, type MasterKeyUse, rewrap, UnopenedError } from '../crypto/data-keys.ts'
+import { placeOfDataKey } from '../crypto/data-keys.ts'
 import { type Envelope, keyId } from '../crypto/envelope.ts'
+import { placeOfServerKey, placeOfSigningKey } from '../crypto/keys.ts'
 import { AppError } from '../errors.ts'
 import type { OrganizationId } from '../ids.ts'
 import { findOrganizationReached } from '../organizations/service.ts'
@@ -14,7 +15,8 @@ import {
   rotateDataKey,
 } from '../providers/service.ts'
 import type { Outside } from '../revocation/outside.ts'
-import { type Db, reading, transact } from '../store/database.ts'
+import { type Db, reading, type Trx, transact } from '../store/database.ts'
+import type { MasterKeyUse } from './store.ts'
 import * as store from './store.ts'
 
 export interface MasterKeys {
@@ -38,7 +40,7 @@ export interface KeyRotationDeps {
  * @throws {AppError} `unavailable`, with what to do
  */
 export async function requireKeysInUse(db: Db, masterKeys: readonly Buffer[]): Promise<void> {
-  requireHeld(await reading(listMasterKeyUses(db)), masterKeys.map(keyId))
+  requireHeld(await reading(store.listMasterKeyUses(db)), masterKeys.map(keyId))
 }
 
 function requireHeld(uses: readonly MasterKeyUse[], held: readonly string[]): void {
@@ -73,7 +75,7 @@ export interface KeysStatus {
 }
 
 export async function readKeysStatus({ db, master }: KeyRotationDeps): Promise<KeysStatus> {
-  const uses = await reading(listMasterKeyUses(db))
+  const uses = await reading(store.listMasterKeyUses(db))
   const missing = missingOf(uses, master.ids)
   return {
     ok: missing.length === 0,
@@ -100,8 +102,8 @@ export interface Rewrapped {
 }
 
 /**
- * Seals everything again under the newest master key, and lets that key vouch for the sink. That it was asked for is recorded first: what it does is then in
- * batches, and may be cut short.
+ * Seals everything again under the newest master key, and lets that key vouch for the sink. That it was asked for is
+ * recorded first: what it does is then in batches, a hundred rows each, and goes on where it was when it is cut short.
  *
  * @throws {AppError} `unavailable` when a key that is needed is not there, `conflict` for a row that was changed
  */
@@ -110,7 +112,7 @@ export async function rewrapAll(
   { request, onProgress }: { request: RequestInfo; onProgress: (done: number) => void },
 ): Promise<Rewrapped> {
   const newestId = newestOf(master)
-  const before = await reading(listMasterKeyUses(db))
+  const before = await reading(store.listMasterKeyUses(db))
   requireHeld(before, master.ids)
   const rows = before.filter((use) => use.key_id !== newestId).reduce((sum, { count }) => sum + count, 0)
   await transact(db, (trx) =>
@@ -122,8 +124,8 @@ export async function rewrapAll(
       detail: { key_id: newestId, rows },
     }),
   )
-  const rewrapped = await rewrap(db, { master: master.envelope, newestId, onProgress }).catch(unopened)
-  const still_in_use = missingOf(await reading(listMasterKeyUses(db)), [newestId])
+  const rewrapped = await rewrap(db, { master: master.envelope, newestId, onProgress })
+  const still_in_use = missingOf(await reading(store.listMasterKeyUses(db)), [newestId])
   const sink_told = await outside.vouch().then(
     () => true,
     () => false,
@@ -131,8 +133,47 @@ export async function rewrapAll(
   return { ok: still_in_use.length === 0 && sink_told, key_id: newestId, rewrapped, still_in_use, sink_told }
 }
 
-function unopened(error: unknown): never {
-  throw error instanceof UnopenedError ? new AppError('conflict', { detail: error.message }) : error
+const A_BATCH = 100
+
+interface Rewrapping {
+  master: Envelope
+  newestId: string
+}
+
+async function rewrap(
+  db: Db,
+  { onProgress, ...rewrapping }: Rewrapping & { onProgress: (done: number) => void },
+): Promise<number> {
+  let count = 0
+  for (const table of store.SEALED_TABLES) {
+    for (;;) {
+      const done = await transact(db, (trx) => rewrapBatch(trx, table, rewrapping))
+      count += done
+      onProgress(count)
+      if (done === 0) break
+    }
+  }
+  return count
+}
+
+async function rewrapBatch(trx: Trx, table: store.SealedTable, { master, newestId }: Rewrapping): Promise<number> {
+  const rows = await store.lockUnderOtherMasters(trx, table, { keyId: newestId, limit: A_BATCH })
+  for (const row of rows) {
+    const place = PLACE_OF[table](row)
+    const text = master.open(row.sealed, place)
+    if (text === undefined)
+      throw new AppError('conflict', {
+        detail: `LATCHKEY_MASTER_KEY does not hold the key that ${table} ${row.id} was sealed under: put it back, after the newest. Where it is there, the row was changed, or moved.`,
+      })
+    await store.setSealed(trx, table, row.id, master.seal(text, place))
+  }
+  return rows.length
+}
+
+const PLACE_OF: Record<store.SealedTable, (row: store.SealedRow) => string> = {
+  signing_keys: ({ id }) => placeOfSigningKey(id),
+  server_keys: ({ id, more: purpose }) => placeOfServerKey(id, purpose),
+  data_keys: ({ id, more: organizationId }) => placeOfDataKey(organizationId, id),
 }
 
 function newestOf({ ids }: MasterKeys): string {

@@ -1,7 +1,7 @@
 // What a change of somebody's roles comes to: which of what stands on them ends, narrows, or must be rotated. One decision for
 // the page that says so before and for the change itself. Pure.
 import { type WithRole, withRole } from '../connections/rules.ts'
-import type { UserId, WorkspaceId } from '../ids.ts'
+import type { OrganizationId, UserId, WorkspaceId } from '../ids.ts'
 import { mayInvite } from '../invitations/rules.ts'
 import { effectiveRole, isAtLeast } from '../organizations/rules.ts'
 import type { ResourceServer } from '../resource-servers/rules.ts'
@@ -75,6 +75,31 @@ export function fallenIn(change: RoleChange): WorkspaceId[] {
     const { before, after } = rolesIn(change, workspaceId)
     return before !== undefined && (after === undefined || !isAtLeast(after, before))
   })
+}
+
+/** A role in the organization counts in each of its workspaces; whoever leaves it leaves them. */
+export function inOrganization(
+  workspaces: ReadonlyArray<{ id: WorkspaceId; role: WorkspaceRole | null }>,
+  organization: { before: OrganizationRole; after: OrganizationRole | null },
+): RoleChange {
+  const after = (role: WorkspaceRole | null) => (organization.after === null ? null : role)
+  return {
+    organization,
+    workspaces: new Map(workspaces.map(({ id, role }) => [id, { before: role, after: after(role) }])),
+  }
+}
+
+/** Where a change reaches: keys and invitations of the organization itself only when the role there changes. */
+export function withinOf(organizationId: OrganizationId, { organization, workspaces }: RoleChange) {
+  const isOfOrganization = organization.before !== organization.after
+  return { workspaceIds: [...workspaces.keys()], organizationId: isOfOrganization ? organizationId : null }
+}
+
+export function isWithin(
+  within: ReturnType<typeof withinOf>,
+  { organization_id, workspace_id }: { organization_id: OrganizationId; workspace_id: WorkspaceId | null },
+): boolean {
+  return workspace_id === null ? organization_id === within.organizationId : within.workspaceIds.includes(workspace_id)
 }
 
 /** The roles that count: in a workspace, or in the organization itself. */

@@ -3,26 +3,25 @@
 // always an owner.
 import { findUser } from '../accounts/store.ts'
 import { type Actor, type RequestInfo, record } from '../audit/service.ts'
-import { applyRole, type ConnectionView, listOwnConnections, lockConnectionsIn } from '../connections/service.ts'
+import { applyRole, lockConnectionsIn } from '../connections/service.ts'
 import { AppError } from '../errors.ts'
 import { isUserId, type OrganizationId, type UserId, type WorkspaceId } from '../ids.ts'
 import { cancelSent, listSent } from '../invitations/service.ts'
-import type { InvitationRow } from '../invitations/store.ts'
 import { mayChangeOwners } from '../organizations/rules.ts'
 import type { Asked } from '../organizations/service.ts'
 import * as store from '../organizations/store.ts'
+import { requireOwnersLeft } from '../ownership/service.ts'
 import { actorOf, lockAuthority, lockOrganizationAuthority, lockPeople } from '../principals/service.ts'
 import type { ResourceServer } from '../resource-servers/rules.ts'
 import type { ResourceServers } from '../resource-servers/service.ts'
 import { askForReviews } from '../reviews/service.ts'
 import { membership } from '../revocation/rules.ts'
 import type { RevocationList, Revoke } from '../revocation/service.ts'
-import { type Db, type Executor, reading, readTime, type Trx, transact } from '../store/database.ts'
+import { type Db, reading, readTime, type Trx, transact } from '../store/database.ts'
 import type { OrganizationRole, WorkspaceRole } from '../store/tables.ts'
-import { ROTATE_WITHIN_DAYS, type RotationReason, rotationRequired } from '../workspace-tokens/rules.ts'
-import { listTokensOfPerson, lockTokensOfPerson, requireRotations } from '../workspace-tokens/service.ts'
-import type { TokenLine } from '../workspace-tokens/store.ts'
-import { type Consequences, consequencesOf, fallenIn, type RoleChange } from './rules.ts'
+import type { RotationReason } from '../workspace-tokens/rules.ts'
+import { lockTokensOfPerson, requireRotations } from '../workspace-tokens/service.ts'
+import { consequencesOf, fallenIn, inOrganization, isWithin, type RoleChange, withinOf } from './rules.ts'
 
 export interface MembersDeps {
   db: Db
@@ -290,107 +289,6 @@ export async function leaveOrganization(
 
 // --- Consequences ----------------------------------------------------------------------------------------------------------
 
-/** What a change of somebody's roles would come to, before anybody decides. */
-export interface Preview extends Consequences<ConnectionView, TokenLine, InvitationRow> {
-  userId: UserId
-  /** Where they are the last owner: such a change is refused. */
-  lastOwnerOf: OwnedPlace[]
-  /** By when what must be rotated is to be: of each token. */
-  rotateBy: (token: TokenLine) => Date
-  /** Where an access review opens, if anything is left there to attest. */
-  reviewedIn: WorkspaceId[]
-}
-
-/**
- * What each of these roles in a workspace would come to for a member.
- *
- * @param input.roles null: removal
- * @throws {AppError} `not_found` for somebody who is no member
- */
-export async function previewInWorkspace(
-  deps: MembersDeps,
-  input: {
-    workspace: { id: WorkspaceId; organization_id: OrganizationId }
-    userId: string
-    roles: ReadonlyArray<WorkspaceRole | null>
-  },
-): Promise<Preview[]> {
-  const { id, organization_id: organizationId } = input.workspace
-  const member = await findWorkspaceMember(deps.db, id, input.userId)
-  if (member === undefined) throw new AppError('not_found', { detail: 'Nobody in this workspace has that id.' })
-  const organization = await reading(store.findOrganizationMember(deps.db, organizationId, member.user_id))
-  const held = organization?.role ?? null
-  const changes = input.roles.map((after) => ({
-    organization: { before: held, after: held },
-    workspaces: new Map([[id, { before: member.role, after }]]),
-  }))
-  return previews(deps, { organizationId, userId: member.user_id, changes })
-}
-
-/** The same, of roles in an organization. */
-export async function previewInOrganization(
-  deps: MembersDeps,
-  input: { organizationId: OrganizationId; userId: string; roles: ReadonlyArray<OrganizationRole | null> },
-): Promise<Preview[]> {
-  const { organizationId } = input
-  const member = await findOrganizationMember(deps.db, organizationId, input.userId)
-  if (member === undefined) throw new AppError('not_found', { detail: 'Nobody in this organization has that id.' })
-  const workspaces = await reading(store.listWorkspacesWithMember(deps.db, organizationId, member.user_id))
-  const changes = input.roles.map((after) => inOrganization(workspaces, { before: member.role, after }))
-  return previews(deps, { organizationId, userId: member.user_id, changes })
-}
-
-interface Previewing {
-  organizationId: OrganizationId
-  userId: UserId
-  changes: readonly RoleChange[]
-}
-
-/** What stands on somebody's roles is read once, for all that it is asked about. */
-async function previews(
-  { db, resourceServers }: MembersDeps,
-  { organizationId, userId, changes }: Previewing,
-): Promise<Preview[]> {
-  const everywhere = { workspaceIds: changes.flatMap(({ workspaces }) => [...workspaces.keys()]), organizationId }
-  const [servers, now, connections, tokens, sent] = await Promise.all([
-    resourceServers.list(),
-    reading(readTime(db)),
-    listOwnConnections(db, userId),
-    reading(listTokensOfPerson(db, userId, everywhere)),
-    reading(listSent(db, userId)),
-  ])
-  const all = connections.map((view) => ({ view, workspaceId: view.workspace.id, approved: view.approved }))
-  const rotateBy = (token: TokenLine) =>
-    rotationRequired(token, token.versions, now)?.by ?? new Date(now.getTime() + ROTATE_WITHIN_DAYS * DAY_MS)
-  return Promise.all(
-    changes.map(async (change) => {
-      const within = withinOf(organizationId, change)
-      const standing = {
-        connections: all.filter(({ workspaceId }) => within.workspaceIds.includes(workspaceId)),
-        tokens: tokens.filter(({ workspaceId }) => workspaceId !== null || within.organizationId !== null),
-        invitations: sent.filter((invitation) => isWithin(within, invitation)),
-      }
-      const found = isUnchanged(change) ? NOTHING : consequencesOf(change, standing, { servers, now })
-      return {
-        ...found,
-        connections: found.connections.map(({ connection, outcome }) => ({ connection: connection.view, outcome })),
-        userId,
-        lastOwnerOf: await reading(lastOwned(db, organizationId, userId, change)),
-        rotateBy,
-        reviewedIn: fallenIn(change),
-      }
-    }),
-  )
-}
-
-const NOTHING = { connections: [], rotates: [], cancels: [] }
-const DAY_MS = 86_400_000
-
-/** The role that they have already: nothing is changed then. */
-function isUnchanged({ organization, workspaces }: RoleChange): boolean {
-  return [organization, ...workspaces.values()].every(({ before, after }) => before === after)
-}
-
 type ChangedBy = { reason: RotationReason; actor: Actor; request: RequestInfo }
 
 /** The places are locked by now; connections and tokens are locked in the order in which every transaction does. */
@@ -422,19 +320,6 @@ async function applyChange(
   await askForReviews(trx, { workspaceIds: fallenIn(change), actor: by.actor, request: by.request })
 }
 
-/** Where a change reaches: keys and invitations of the organization itself only when the role there changes. */
-function withinOf(organizationId: OrganizationId, { organization, workspaces }: RoleChange) {
-  const isOfOrganization = organization.before !== organization.after
-  return { workspaceIds: [...workspaces.keys()], organizationId: isOfOrganization ? organizationId : null }
-}
-
-function isWithin(
-  within: ReturnType<typeof withinOf>,
-  { organization_id, workspace_id }: Pick<InvitationRow, 'organization_id' | 'workspace_id'>,
-): boolean {
-  return workspace_id === null ? organization_id === within.organizationId : within.workspaceIds.includes(workspace_id)
-}
-
 /** The membership is locked by now; the one above it is locked here. */
 async function inWorkspace(
   trx: Trx,
@@ -445,73 +330,6 @@ async function inWorkspace(
   const member = await store.lockOrganizationMember(trx, place.organizationId, userId)
   const held = member?.role ?? null
   return { organization: { before: held, after: held }, workspaces: new Map([[place.workspaceId, roles]]) }
-}
-
-/** A role in the organization counts in each of its workspaces; whoever leaves it leaves them. */
-function inOrganization(
-  workspaces: ReadonlyArray<{ id: WorkspaceId; role: WorkspaceRole | null }>,
-  organization: { before: OrganizationRole; after: OrganizationRole | null },
-): RoleChange {
-  const after = (role: WorkspaceRole | null) => (organization.after === null ? null : role)
-  return {
-    organization,
-    workspaces: new Map(workspaces.map(({ id, role }) => [id, { before: role, after: after(role) }])),
-  }
-}
-
-// --- Owners ----------------------------------------------------------------------------------------------------------------
-
-export interface OwnedPlace {
-  kind: 'organization' | 'workspace'
-  id: OrganizationId | WorkspaceId
-  name: string
-}
-
-/** Places that a change would leave without an owner. */
-async function lastOwned(
-  executor: Executor,
-  organizationId: OrganizationId,
-  userId: UserId,
-  { organization, workspaces }: RoleChange,
-): Promise<OwnedPlace[]> {
-  const places: OwnedPlace[] = []
-  const stops = ({ before, after }: { before: string | null; after: string | null }) =>
-    before === 'owner' && after !== 'owner'
-  if (stops(organization) && (await store.countOtherOrganizationOwners(executor, organizationId, userId)) === 0) {
-    const found = await store.findOrganization(executor, organizationId)
-    places.push({ kind: 'organization', id: organizationId, name: found?.name ?? '' })
-  }
-  for (const [id, roles] of workspaces) {
-    if (!stops(roles) || (await store.countOtherOwners(executor, id, userId)) > 0) continue
-    places.push({ kind: 'workspace', id, name: (await store.findWorkspace(executor, id))?.name ?? '' })
-  }
-  return places
-}
-
-/** Of all that somebody would leave with an organization, which is locked by now: places that would be without an owner. */
-export async function lockLastOwned(
-  trx: Trx,
-  input: { organizationId: OrganizationId; userId: UserId; role: OrganizationRole },
-): Promise<OwnedPlace[]> {
-  const { organizationId, userId, role } = input
-  const workspaces = await store.lockWorkspacesWithMember(trx, organizationId, userId)
-  return lastOwned(trx, organizationId, userId, inOrganization(workspaces, { before: role, after: null }))
-}
-
-/** What a person is the last owner of, said to whoever would have them leave it. */
-export function lastOwnerDetail(places: readonly OwnedPlace[], who = 'This person is'): string {
-  const names = places.map(({ kind, name }) => `the ${kind} ${name}`).join(', ')
-  return `${who} the only owner of ${names}. Make somebody else an owner first.`
-}
-
-async function requireOwnersLeft(
-  trx: Trx,
-  organizationId: OrganizationId,
-  userId: UserId,
-  change: RoleChange,
-): Promise<void> {
-  const places = await lastOwned(trx, organizationId, userId, change)
-  if (places.length > 0) throw new AppError('last_owner', { detail: lastOwnerDetail(places) })
 }
 
 // --- What they share -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 // Organizations, workspaces and members over the JSON API.
 import { z } from 'zod'
-import { ABOVE_WORKSPACES, ANY_CREDENTIAL, type Route, route } from '../api/route.ts'
+import { ABOVE_WORKSPACES, ANY_CREDENTIAL, type Route, route, workspaceOf } from '../api/route.ts'
 import { AppError } from '../errors.ts'
 import {
   addToWorkspace,
@@ -309,12 +309,6 @@ function ofOrganizations(deps: OrganizationRoutesDeps): Route[] {
       },
     }),
   ]
-}
-
-/** A rule for a workspace has let the caller into one. */
-function workspaceOf(reach: { workspace: WorkspaceRow | undefined }): WorkspaceRow {
-  if (reach.workspace === undefined) throw new AppError('not_found')
-  return reach.workspace
 }
 
 /** A key belongs to one organization; a person names it, or has only one. */

@@ -13,6 +13,7 @@ import {
   lockOrganizationAuthority,
   lockPeople,
 } from '../principals/service.ts'
+import { deleteProvidersIn } from '../providers/service.ts'
 import type { RevocationList } from '../revocation/service.ts'
 import { type Db, reading, type Trx, transact } from '../store/database.ts'
 import type { OrganizationRole, WorkspaceRole } from '../store/tables.ts'
@@ -213,7 +214,7 @@ export function changeWorkspace(
 }
 
 /**
- * Archives a workspace: every credential in it has ended, everywhere, once this resolves.
+ * Archives a workspace: every credential in it has ended, everywhere, and every provider key is gone, once this resolves.
  *
  * @throws {AppError} what `lockAuthority` throws
  */
@@ -234,6 +235,8 @@ export function archiveWorkspace(
       organizationId: place.organizationId,
       workspaceId: place.workspaceId,
     })
+    const by = { actor: actorOf(input.authority), request: input.request, userId: place.userId }
+    await deleteProvidersIn(trx, place.workspaceId, by)
     revoke({ subject: place.workspaceId, closed: true })
     const workspace = await store.findWorkspace(trx, place.workspaceId)
     if (workspace === undefined) throw new AppError('not_found')

@@ -20,7 +20,7 @@ import * as organizations from '../organizations/store.ts'
 import { readTime, type Trx } from '../store/database.ts'
 import type { OrganizationRole, WorkspaceRole } from '../store/tables.ts'
 import { versionFault } from '../workspace-tokens/rules.ts'
-import { lockLine } from '../workspace-tokens/store.ts'
+import { findAnyLine, lockLine } from '../workspace-tokens/store.ts'
 import { type Authority, KEY_ROLE } from './rules.ts'
 
 /** A credential is made, and a policy changed, only by somebody who has just shown that it is them. */
@@ -41,6 +41,23 @@ interface Needs<R> {
   recentSignIn?: boolean
   /** The presenting key is itself what will be changed. */
   changes?: KeyId | undefined
+}
+
+/**
+ * Credentials of a workspace are what is looked at in it: they would attest one another, and restore what nobody attested.
+ * Whoever vouches for one is a person, also through an app, or stands above the workspace. The authority is locked by now.
+ *
+ * @throws {AppError} `wrong_credential`
+ */
+export async function requireAttester(trx: Trx, authority: Authority): Promise<void> {
+  const isOfWorkspace =
+    authority.kind === 'key'
+      ? (await findAnyLine(trx, authority.id))?.workspaceId !== null
+      : authority.kind === 'connection' && authority.userId === null
+  if (isOfWorkspace)
+    throw new AppError('wrong_credential', {
+      detail: 'A credential of the workspace vouches for none of them: a person does, or a key of the organization.',
+    })
 }
 
 export function actorOf(authority: Authority): Actor {

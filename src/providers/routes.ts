@@ -1,18 +1,15 @@
 // Provider connections over the JSON API.
 import { z } from 'zod'
-import { ANY_CREDENTIAL, type Route, type Rule, route } from '../api/route.ts'
+import { ANY_CREDENTIAL, type Route, type Rule, route, workspaceOf } from '../api/route.ts'
 import { AppError } from '../errors.ts'
-import type { WorkspaceId } from '../ids.ts'
 import { workspaceParams } from '../organizations/schemas.ts'
 import { actorOf } from '../principals/service.ts'
 import { findProviderType } from '../provider-types/registry.ts'
-import type { EphemeralStore } from '../store/ephemeral.ts'
 import * as shapes from './schemas.ts'
 import * as service from './service.ts'
 
 export interface ProviderRoutesDeps {
   providers: service.ProvidersDeps & { soon(work: Promise<void>): void }
-  ephemeral: EphemeralStore
 }
 
 const TAG = 'Providers'
@@ -37,7 +34,10 @@ function reads({ providers: { db } }: ProviderRoutesDeps): Route[] {
       params: workspaceParams,
       answers: { 200: { description: 'At most one a provider', schema: z.array(shapes.providerShape) } },
       async handle({ reach }) {
-        return { status: 200, body: (await service.listProviders(db, idOf(reach))).map(shapes.presentProvider) }
+        return {
+          status: 200,
+          body: (await service.listProviders(db, workspaceOf(reach).id)).map(shapes.presentProvider),
+        }
       },
     }),
     route({
@@ -50,15 +50,14 @@ function reads({ providers: { db } }: ProviderRoutesDeps): Route[] {
       params: shapes.providerParams,
       answers: { 200: { description: 'The connection', schema: shapes.providerShape } },
       async handle({ reach, params }) {
-        const found = await service.getProvider(db, idOf(reach), params.provider_id)
+        const found = await service.getProvider(db, workspaceOf(reach).id, params.provider_id)
         return { status: 200, body: shapes.presentProvider(found) }
       },
     }),
   ]
 }
 
-function changes(deps: ProviderRoutesDeps): Route[] {
-  const { providers } = deps
+function changes({ providers }: ProviderRoutesDeps): Route[] {
   const changed = { 200: { description: 'The connection', schema: shapes.providerShape } }
   return [
     route({
@@ -77,7 +76,12 @@ function changes(deps: ProviderRoutesDeps): Route[] {
         const type = findProviderType(body.provider_type)
         if (type === undefined) throw new AppError('invalid_request')
         const credentials = credentialsOf(body)
-        const made = await service.createProvider(providers, { workspaceId: idOf(reach), type, credentials, ...by })
+        const made = await service.createProvider(providers, {
+          workspaceId: workspaceOf(reach).id,
+          type,
+          credentials,
+          ...by,
+        })
         providers.soon(service.checkInBackground(providers, made))
         return { status: 201, body: shapes.presentProvider(made) }
       },
@@ -96,7 +100,7 @@ function changes(deps: ProviderRoutesDeps): Route[] {
       answers: changed,
       async handle({ reach, params: { provider_id: id }, body, by }) {
         const credentials = credentialsOf(body)
-        const workspaceId = idOf(reach)
+        const workspaceId = workspaceOf(reach).id
         const replaced = await service.replaceProviderCredentials(providers, { workspaceId, id, credentials, ...by })
         providers.soon(service.checkInBackground(providers, replaced))
         return { status: 200, body: shapes.presentProvider(replaced) }
@@ -107,14 +111,14 @@ function changes(deps: ProviderRoutesDeps): Route[] {
       path: `${ONE}/verify`,
       operationId: 'verifyProvider',
       summary: 'Ask the provider whether it takes the key',
-      description: 'At most six seconds. Ten a minute and connection.',
+      description: 'At most six seconds. Twenty a minute and workspace, new keys among them.',
       tag: TAG,
       rule: CHANGE,
       params: shapes.providerParams,
       answers: changed,
       async handle({ reach, params, by, principal }) {
-        const found = await service.getProvider(providers.db, idOf(reach), params.provider_id)
-        await service.requireFewerChecks(deps, found.id)
+        const found = await service.getProvider(providers.db, workspaceOf(reach).id, params.provider_id)
+        await service.requireFewerChecks(providers, found.workspaceId)
         const asked = { actor: actorOf(by.authority), request: by.request, userId: principal.userId }
         return { status: 200, body: shapes.presentProvider(await service.checkProvider(providers, found, asked)) }
       },
@@ -129,7 +133,7 @@ function changes(deps: ProviderRoutesDeps): Route[] {
       params: shapes.providerParams,
       answers: { 204: { description: 'Deleted: no call goes through it any more' } },
       async handle({ reach, params: { provider_id: id }, by }) {
-        await service.deleteProvider(providers, { workspaceId: idOf(reach), id, ...by })
+        await service.deleteProvider(providers, { workspaceId: workspaceOf(reach).id, id, ...by })
         return { status: 204 }
       },
     }),
@@ -138,9 +142,4 @@ function changes(deps: ProviderRoutesDeps): Route[] {
 
 function credentialsOf(body: z.output<typeof shapes.newCredentials>): service.NewCredentials {
   return { apiToken: body.credentials.api_token, baseUrl: body.base_url ?? undefined }
-}
-
-function idOf({ workspace }: { workspace: { id: WorkspaceId } | undefined }): WorkspaceId {
-  if (workspace === undefined) throw new AppError('not_found')
-  return workspace.id
 }

@@ -12,6 +12,10 @@ export type CheckReason =
   | 'address_refused'
   /** What is stored cannot be decrypted. */
   | 'unreadable'
+  /** The key may not make the call that a check makes, as one that is for a few calls only. */
+  | 'forbidden'
+  /** The answer is longer than what is read of one. */
+  | 'too_large'
   | 'timeout'
   | 'unreachable'
   | 'busy'
@@ -26,7 +30,7 @@ export type Answered = { ok: true; status: number; isGood: boolean } | { ok: fal
 
 const OF_FAILURE: Record<CallFailure, Check> = {
   refused: { outcome: 'failed', reason: 'address_refused' },
-  too_large: { outcome: 'failed', reason: 'unexpected_answer' },
+  too_large: { outcome: 'inconclusive', reason: 'too_large' },
   timeout: { outcome: 'inconclusive', reason: 'timeout' },
   unreachable: { outcome: 'inconclusive', reason: 'unreachable' },
 }
@@ -34,7 +38,8 @@ const OF_FAILURE: Record<CallFailure, Check> = {
 export function judge(answer: Answered): Check {
   if (!answer.ok) return OF_FAILURE[answer.failure]
   const { status, isGood } = answer
-  if (status === 401 || status === 403) return { outcome: 'failed', reason: 'refused' }
+  if (status === 401) return { outcome: 'failed', reason: 'refused' }
+  if (status === 403) return { outcome: 'inconclusive', reason: 'forbidden' }
   if (status === 429 || status >= 500) return { outcome: 'inconclusive', reason: 'busy' }
   if (status >= 300 && status < 400) return { outcome: 'failed', reason: 'redirected' }
   return status === 200 && isGood ? { outcome: 'verified' } : { outcome: 'failed', reason: 'unexpected_answer' }
@@ -59,15 +64,19 @@ export function baseUrlOf(text: string): string | undefined {
   return `${url.origin}${url.pathname}`.replace(/\/+$/, '')
 }
 
-/** Where the secret of a connection stands: opened anywhere else it is nothing. */
+/**
+ * Where the secret of a connection stands, whom it is shown to, and which one it is: opened anywhere else, for another
+ * address, or after it was replaced it is nothing.
+ */
 export function placeOfSecret(connection: {
   id: string
   organizationId: string
   workspaceId: string
   providerType: string
+  baseUrl: string | undefined
+  version: number
 }): string {
-  const { organizationId, workspaceId, providerType, id } = connection
-  return ['provider_connections.sealed_credentials', organizationId, workspaceId, providerType, id, 'api_token'].join(
-    ' ',
-  )
+  const { organizationId, workspaceId, providerType, id, version, baseUrl = '' } = connection
+  const column = 'provider_connections.sealed_credentials'
+  return [column, organizationId, workspaceId, providerType, id, 'api_token', version, baseUrl].join(' ')
 }

@@ -15,7 +15,10 @@ const MOST_CHARACTERS = 1_024
 
 const apiToken = z
   .string()
-  .regex(/^[\x21-\x7e]{8,1024}$/, `must be 8 to ${MOST_CHARACTERS} printable characters without spaces`)
+  .regex(
+    /^[\x21-\x7e]{8,1024}$/,
+    `must be the whole key, without “…”: 8 to ${MOST_CHARACTERS} letters, digits and signs of ASCII, without spaces`,
+  )
   .refine(
     (text) => withoutBearerValues(text) === text,
     'is a credential of this server: it would be sent to the provider',
@@ -23,9 +26,17 @@ const apiToken = z
   .transform((text) => new Secret(text))
   .meta({ description: 'The provider’s key. It is encrypted, and never shown again', writeOnly: true, example: '…' })
 
+const WITH_ADDRESS = 'the key is sent together with its address'
+
+/** What is said of a field that is not there, instead of what it is not. */
+const ofMissing =
+  (what: string) =>
+  ({ input }: { input?: unknown }): string | undefined =>
+    input === undefined ? `is missing: ${what}` : undefined
+
 const credentials = {
-  credentials_type: z.enum(['api_token']),
-  credentials: z.strictObject({ api_token: apiToken }),
+  credentials_type: z.enum(['api_token'], { error: ofMissing('must be api_token') }),
+  credentials: z.strictObject({ api_token: apiToken }, { error: ofMissing(WITH_ADDRESS) }),
   base_url: z
     .string()
     .max(500)
@@ -55,6 +66,8 @@ export const providerShape = z
         'unexpected_answer',
         'address_refused',
         'unreadable',
+        'forbidden',
+        'too_large',
         'timeout',
         'unreachable',
         'busy',

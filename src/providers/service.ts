@@ -1,6 +1,5 @@
 // Connections of a workspace to providers: one a type, its key encrypted, checked against the provider, and told to nobody.
 import type { Readable } from 'node:stream'
-
 import { type Actor, type RequestInfo, record } from '../audit/service.ts'
 import type { DataKeys } from '../crypto/data-keys.ts'
 import type { Secret } from '../crypto/secret.ts'
@@ -20,9 +19,12 @@ export type { ProviderConnection } from './store.ts'
 
 export interface ProvidersDeps {
   db: Db
+  ephemeral: EphemeralStore
   dataKeys: DataKeys
   outbound: ProviderCalls
   onError: (error: Error) => void
+  /** What this process checks by itself at the moment: one check at a time of a key. */
+  checking: Set<string>
 }
 
 /** Calls to addresses that an admin chose. */
@@ -48,7 +50,7 @@ export interface ProviderCalls {
 
 export type OpenedAnswer =
   | { ok: true; status: number; headers: Readonly<Record<string, string | string[] | undefined>>; body: Readable }
-  | { ok: false; failure: Exclude<CallFailure, 'too_large'> }
+  | { ok: false; failure: Exclude<CallFailure, 'too_large'> | 'unanswered' }
 
 interface By {
   authority: Authority
@@ -74,7 +76,7 @@ export function listProviders(db: Db, workspaceId: WorkspaceId): Promise<Provide
 
 /** @throws {AppError} `not_found` */
 export async function getProvider(db: Db, workspaceId: WorkspaceId, id: string): Promise<ProviderConnection> {
-  const found = isProviderConnectionId(id) ? await reading(store.findConnection(db, workspaceId, id)) : undefined
+  const found = isProviderConnectionId(id) ? await reading(store.findConnection(db, workspaceId, { id })) : undefined
   if (found === undefined) throw new AppError('not_found')
   return found
 }
@@ -82,9 +84,9 @@ export async function getProvider(db: Db, workspaceId: WorkspaceId, id: string):
 export function findProviderOfType(
   db: Db,
   workspaceId: WorkspaceId,
-  type: string,
+  providerType: string,
 ): Promise<ProviderConnection | undefined> {
-  return reading(store.findConnectionOfType(db, workspaceId, type))
+  return reading(store.findConnection(db, workspaceId, { providerType }))
 }
 
 /**
@@ -97,13 +99,13 @@ export async function openCredentials(
   executor: Executor,
   connection: ProviderConnection,
 ): Promise<Secret> {
-  const { credentials } = connection
-  const open = (of: ProviderConnection) => dataKeys.open(executor, of.organizationId, of.credentials, placeOfSecret(of))
-  let secret = await open(connection)
+  const { credentials, organizationId } = connection
+  const place = placeOfSecret(connection)
+  let secret = await dataKeys.open(executor, organizationId, credentials, place)
   if (secret === undefined) {
-    // A rotation may have sealed it again, and deleted the older key, since it was read.
-    const current = await store.findConnection(executor, connection.workspaceId, connection.id)
-    if (current?.version === connection.version) secret = await open(current)
+    // A rotation may have sealed it again, and deleted the older key, since it was read: for the same address, or for none.
+    const current = await store.findConnection(executor, connection.workspaceId, { id: connection.id })
+    if (current !== undefined) secret = await dataKeys.open(executor, organizationId, current.credentials, place)
   }
   if (secret !== undefined) return secret
   onError(
@@ -116,6 +118,8 @@ export async function openCredentials(
 
 // --- Changes -------------------------------------------------------------------------------------------------------------------
 
+const FIRST_VERSION = 1
+
 export interface NewCredentials {
   apiToken: Secret
   /** Undefined: the provider's own. */
@@ -126,18 +130,20 @@ export interface NewCredentials {
  * Connects a workspace to a provider. It is checked afterwards (`checkProvider`).
  *
  * @throws {AppError} `conflict` for a second one of a type, `invalid_request` for an address that is not called,
- * as `lockAuthority`
+ * `too_many_requests`, as `lockAuthority`
  */
 export async function createProvider(
   deps: ProvidersDeps,
   input: By & { workspaceId: WorkspaceId; type: ProviderType; credentials: NewCredentials },
 ): Promise<ProviderConnection> {
   const baseUrl = checkedBaseUrl(deps, input.credentials)
+  await requireFewerChecks(deps, input.workspaceId)
   const create = async (trx: Trx) => {
     const place = await lockAuthority(trx, input.authority, input.workspaceId, { role: 'admin', recentSignIn: true })
     const id = newId('prv')
     const providerType = input.type.type
-    const where = placeOfSecret({ id, providerType, ...place })
+    const version = FIRST_VERSION
+    const where = placeOfSecret({ id, providerType, baseUrl, version, ...place })
     const made = await store.insertConnection(trx, {
       id,
       organizationId: place.organizationId,
@@ -145,6 +151,7 @@ export async function createProvider(
       providerType,
       credentialsType: 'api_token',
       baseUrl,
+      version,
       credentials: await deps.dataKeys.seal(trx, place.organizationId, input.credentials.apiToken, where),
       createdBy: actorOf(input.authority).id ?? 'operator',
     })
@@ -156,6 +163,7 @@ export async function createProvider(
   } catch (error) {
     if (!isUniqueViolation(error)) throw error
     throw new AppError('conflict', {
+      field: 'provider_type',
       detail: `This workspace has a connection to ${input.type.name} already. Replace its key, or delete it first.`,
     })
   }
@@ -164,24 +172,22 @@ export async function createProvider(
 /**
  * Replaces key and address together: a key is never sent to an address that it was not given for.
  *
- * @throws {AppError} `not_found`, `invalid_request` for an address that is not called, as `lockAuthority`
+ * @throws {AppError} `not_found`, `invalid_request` for an address that is not called, `too_many_requests`, as
+ * `lockAuthority`
  */
 export async function replaceProviderCredentials(
   deps: ProvidersDeps,
   input: By & { workspaceId: WorkspaceId; id: string; credentials: NewCredentials },
 ): Promise<ProviderConnection> {
   const baseUrl = checkedBaseUrl(deps, input.credentials)
+  await requireFewerChecks(deps, input.workspaceId)
   return transact(deps.db, async (trx) => {
     const place = await lockAuthority(trx, input.authority, input.workspaceId, { role: 'admin', recentSignIn: true })
-    const before = await getIn(trx, place.workspaceId, input.id)
-    const sealed = await deps.dataKeys.seal(
-      trx,
-      place.organizationId,
-      input.credentials.apiToken,
-      placeOfSecret(before),
-    )
-    const replaced = await store.replaceCredentials(trx, before, { credentials: sealed, baseUrl })
-    if (replaced === undefined) throw new AppError('not_found')
+    const before = await lockIn(trx, place.workspaceId, input.id)
+    const version = before.version + 1
+    const where = placeOfSecret({ ...before, baseUrl, version })
+    const credentials = await deps.dataKeys.seal(trx, place.organizationId, input.credentials.apiToken, where)
+    const replaced = await store.replaceCredentials(trx, before.id, { credentials, baseUrl, version })
     await recordChange(trx, 'provider.credentials_replaced', replaced, { ...input, userId: place.userId })
     return replaced
   })
@@ -194,15 +200,25 @@ export async function deleteProvider(
 ): Promise<void> {
   await transact(deps.db, async (trx) => {
     const place = await lockAuthority(trx, input.authority, input.workspaceId, { role: 'admin' })
-    const { id } = await getIn(trx, place.workspaceId, input.id)
+    const { id } = await lockIn(trx, place.workspaceId, input.id)
     const deleted = await store.deleteConnection(trx, place.workspaceId, id)
     if (deleted === undefined) throw new AppError('not_found')
     await recordChange(trx, 'provider.deleted', deleted, { ...input, userId: place.userId })
   })
 }
 
-async function getIn(trx: Trx, workspaceId: WorkspaceId, id: string): Promise<ProviderConnection> {
-  const found = isProviderConnectionId(id) ? await store.findConnection(trx, workspaceId, id) : undefined
+/** What is left of a workspace that is archived: no key of it stays, and none is sent anywhere any more. */
+export async function deleteProvidersIn(
+  trx: Trx,
+  workspaceId: WorkspaceId,
+  by: { actor: Actor; request: RequestInfo; userId: string | null },
+): Promise<void> {
+  for (const deleted of await store.deleteConnectionsIn(trx, workspaceId))
+    await recordChange(trx, 'provider.deleted', deleted, { ...by, detail: { reason: 'workspace_archived' } })
+}
+
+async function lockIn(trx: Trx, workspaceId: WorkspaceId, id: string): Promise<ProviderConnection> {
+  const found = isProviderConnectionId(id) ? await store.lockConnection(trx, workspaceId, id) : undefined
   if (found === undefined) throw new AppError('not_found')
   return found
 }
@@ -215,7 +231,8 @@ function checkedBaseUrl(
   const plain = baseUrlOf(baseUrl)
   const problem =
     plain === undefined ? 'must be an address without user name, query and fragment' : outbound.problem(plain)
-  if (problem !== undefined) throw new AppError('invalid_request', { detail: `base_url: ${problem}.` })
+  if (problem !== undefined)
+    throw new AppError('invalid_request', { field: 'base_url', detail: `The address ${problem}.` })
   return plain
 }
 
@@ -245,15 +262,18 @@ function recordChange(
 // --- Checks --------------------------------------------------------------------------------------------------------------------
 
 const WINDOW_SECONDS = 60
-const MOST_CHECKS = 10
+const MOST_CHECKS = 20
 
 /**
- * Before somebody has a connection checked.
+ * Before somebody has a connection of a workspace checked, also by a new key: each is a call to an address of their choice.
  *
  * @throws {AppError} `too_many_requests`
  */
-export async function requireFewerChecks(deps: { ephemeral: EphemeralStore }, id: string): Promise<void> {
-  const { count, resetsInSeconds } = await deps.ephemeral.increment('provider-checks', id, WINDOW_SECONDS)
+export async function requireFewerChecks(
+  { ephemeral }: Pick<ProvidersDeps, 'ephemeral'>,
+  workspaceId: WorkspaceId,
+): Promise<void> {
+  const { count, resetsInSeconds } = await ephemeral.increment('provider-checks', workspaceId, WINDOW_SECONDS)
   if (count > MOST_CHECKS) throw new AppError('too_many_requests', { retryAfterSeconds: resetsInSeconds })
 }
 
@@ -269,7 +289,7 @@ export async function checkProvider(
   by: { actor: Actor; request: RequestInfo; userId: string | null },
 ): Promise<ProviderConnection> {
   const check = await ask(deps, connection)
-  const noted = await noteCheck(deps.db, connection, check, by)
+  const noted = await noteCheck(deps.db, connection, check, { ...by, isAskedFor: by.actor.kind !== 'schedule' })
   if (noted === undefined) throw new AppError('not_found')
   return noted
 }
@@ -297,18 +317,23 @@ function parsed(body: Buffer): unknown {
   }
 }
 
-/** Undefined where it says nothing any more: the credentials are others. */
+/**
+ * Undefined where it says nothing any more: the credentials are others. What nobody asked for is recorded where it says
+ * something new.
+ */
 function noteCheck(
   db: Db,
   connection: ProviderConnection,
   check: Check,
-  by: { actor: Actor; request: RequestInfo; userId: string | null },
+  { isAskedFor, ...by }: { actor: Actor; request: RequestInfo; userId: string | null; isAskedFor: boolean },
 ): Promise<ProviderConnection | undefined> {
   return transact(db, async (trx) => {
-    const noted = await store.setStatus(trx, connection, statusAfter(connection.status, check))
-    if (noted === undefined) return undefined
+    const before = await store.lockConnection(trx, connection.workspaceId, connection.id) // as another check left it
+    if (before?.version !== connection.version) return undefined
+    const noted = await store.setStatus(trx, before.id, statusAfter(before.status, check))
+    const isNew = noted.status !== before.status || noted.statusReason !== before.statusReason
     const detail = check.outcome === 'verified' ? {} : { reason: check.reason }
-    await recordChange(trx, EVENT_OF_CHECK[check.outcome], noted, { ...by, detail })
+    if (isAskedFor || isNew) await recordChange(trx, EVENT_OF_CHECK[check.outcome], noted, { ...by, detail })
     return noted
   })
 }
@@ -319,7 +344,7 @@ export async function noteWorkingCall(
   connection: ProviderConnection,
   by: { actor: Actor; request: RequestInfo; userId: string | null },
 ): Promise<void> {
-  await noteCheck(db, connection, { outcome: 'verified' }, by)
+  await noteCheck(db, connection, { outcome: 'verified' }, { ...by, isAskedFor: false })
 }
 
 const UNCHECKED_SECONDS = 30
@@ -331,14 +356,23 @@ export async function checkUnchecked(deps: ProvidersDeps): Promise<void> {
   for (const connection of found) await checkInBackground(deps, connection)
 }
 
-/** Never rejects: what fails is tried again by `checkUnchecked`. */
+/**
+ * Does nothing while the same key is checked. Never rejects: a first check that could not be noted is made again by
+ * `checkUnchecked`. One that told nothing is not: the first call that works verifies the connection.
+ */
 export async function checkInBackground(deps: ProvidersDeps, connection: ProviderConnection): Promise<void> {
-  const request = { traceId: `check-${connection.id}-v${connection.version}` }
-  const by = { actor: { kind: 'schedule' } as const, request, userId: null }
-  await checkProvider(deps, connection, by).catch((error: unknown) => {
+  const traceId = `check-${connection.id}-v${connection.version}`
+  if (deps.checking.has(traceId)) return
+  deps.checking.add(traceId)
+  const by = { actor: { kind: 'schedule' } as const, request: { traceId }, userId: null }
+  try {
+    await checkProvider(deps, connection, by)
+  } catch (error) {
     if (error instanceof AppError && error.code === 'not_found') return
     deps.onError(error instanceof Error ? error : new Error(String(error)))
-  })
+  } finally {
+    deps.checking.delete(traceId)
+  }
 }
 
 // --- Rotation ------------------------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ export interface NewConnection {
   providerType: string
   credentialsType: string
   baseUrl: string | undefined
+  version: number
   credentials: Sealed
   createdBy: string
 }
@@ -65,6 +66,7 @@ export async function insertConnection(trx: Trx, connection: NewConnection): Pro
       sealed_credentials: connection.credentials.sealed,
       data_key_id: connection.credentials.dataKeyId,
       base_url: connection.baseUrl ?? null,
+      version: connection.version,
       status_reason: null,
       checked_at: null,
       created_by: connection.createdBy,
@@ -85,75 +87,73 @@ export async function listConnections(executor: Executor, workspaceId: Workspace
   return rows.map(toConnection)
 }
 
-/** Primary key. */
+/** Primary key, or the unique index of workspace and type. */
 export async function findConnection(
   executor: Executor,
   workspaceId: WorkspaceId,
-  id: ProviderConnectionId,
+  by: { id: ProviderConnectionId } | { providerType: string },
 ): Promise<ProviderConnection | undefined> {
-  const row = await executor
-    .selectFrom('provider_connections')
-    .selectAll()
-    .where('id', '=', id)
-    .where('workspace_id', '=', workspaceId)
-    .executeTakeFirst()
-  return row && toConnection(row)
-}
-
-/** By the unique index of workspace and type. */
-export async function findConnectionOfType(
-  executor: Executor,
-  workspaceId: WorkspaceId,
-  providerType: string,
-): Promise<ProviderConnection | undefined> {
-  const row = await executor
-    .selectFrom('provider_connections')
-    .selectAll()
-    .where('workspace_id', '=', workspaceId)
-    .where('provider_type', '=', providerType)
-    .executeTakeFirst()
+  const query = executor.selectFrom('provider_connections').selectAll().where('workspace_id', '=', workspaceId)
+  const row = await ('id' in by
+    ? query.where('id', '=', by.id)
+    : query.where('provider_type', '=', by.providerType)
+  ).executeTakeFirst()
   return row && toConnection(row)
 }
 
 /** Primary key. */
 export async function replaceCredentials(
   trx: Trx,
-  place: { workspaceId: WorkspaceId; id: ProviderConnectionId },
-  next: { credentials: Sealed; baseUrl: string | undefined },
-): Promise<ProviderConnection | undefined> {
+  id: ProviderConnectionId,
+  next: { credentials: Sealed; baseUrl: string | undefined; version: number },
+): Promise<ProviderConnection> {
   const row = await trx
     .updateTable('provider_connections')
-    .set((value) => ({
+    .set({
       sealed_credentials: next.credentials.sealed,
       data_key_id: next.credentials.dataKeyId,
       base_url: next.baseUrl ?? null,
       status: 'pending_verification',
       status_reason: null,
       checked_at: null,
-      version: value('version', '+', 1),
+      version: next.version,
       changed_at: sql<Date>`clock_timestamp()`,
-    }))
-    .where('id', '=', place.id)
-    .where('workspace_id', '=', place.workspaceId)
+    })
+    .where('id', '=', id)
     .returningAll()
+    .executeTakeFirstOrThrow()
+  return toConnection(row)
+}
+
+/** Primary key. */
+export async function lockConnection(
+  trx: Trx,
+  workspaceId: WorkspaceId,
+  id: ProviderConnectionId,
+): Promise<ProviderConnection | undefined> {
+  const row = await trx
+    .selectFrom('provider_connections')
+    .selectAll()
+    .where('id', '=', id)
+    .where('workspace_id', '=', workspaceId)
+    .forUpdate()
     .executeTakeFirst()
   return row && toConnection(row)
 }
 
-/** Of the credentials that were checked: false where they were replaced meanwhile. */
+/** What came of a check. Primary key. */
 export async function setStatus(
   trx: Trx,
-  connection: Pick<ProviderConnection, 'id' | 'version'>,
+  id: ProviderConnectionId,
   status: { status: ProviderStatus; reason: string | null },
-): Promise<ProviderConnection | undefined> {
+): Promise<ProviderConnection> {
   const row = await trx
     .updateTable('provider_connections')
     .set({ status: status.status, status_reason: status.reason, checked_at: sql<Date>`clock_timestamp()` })
-    .where('id', '=', connection.id)
-    .where('version', '=', connection.version)
+    .where('id', '=', id)
     .returningAll()
-    .executeTakeFirst()
-  return row && toConnection(row)
+    .executeTakeFirstOrThrow()
+  return toConnection(row)
 }
 
 /** Primary key. */
@@ -169,6 +169,16 @@ export async function deleteConnection(
     .returningAll()
     .executeTakeFirst()
   return row && toConnection(row)
+}
+
+/** All of a workspace. By the unique index of workspace and type. */
+export async function deleteConnectionsIn(trx: Trx, workspaceId: WorkspaceId): Promise<ProviderConnection[]> {
+  const rows = await trx
+    .deleteFrom('provider_connections')
+    .where('workspace_id', '=', workspaceId)
+    .returningAll()
+    .execute()
+  return rows.map(toConnection)
 }
 
 /** Those that nobody has checked since their credentials came. By provider_connections_unchecked. */

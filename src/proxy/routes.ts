@@ -1,18 +1,32 @@
 // Providers behind this server: one route an endpoint, under the provider's own path.
 import { z } from 'zod'
-import { type Route, type Rule, route } from '../api/route.ts'
+import { INGEST, type Route, route } from '../api/route.ts'
 import { PROVIDER_TYPES } from '../provider-types/registry.ts'
-import type { Endpoint, ProviderType } from '../provider-types/rules.ts'
-import { callProvider, type ProxyDeps } from './service.ts'
+import { type Endpoint, isJson, type Json, type ProviderType } from '../provider-types/rules.ts'
+import { createCounter } from '../store/counter.ts'
+import type { EphemeralStore } from '../store/ephemeral.ts'
+import { callProvider, MOST_CALLS, type ProxyDeps } from './service.ts'
+import { createUnderWay, MOST_AT_ONCE } from './under-way.ts'
 
-const USE: Rule = { who: 'caller', permission: 'ingest', credentials: ['workspace_token', 'access_token'] }
 const TYPES = ['application/json', 'text/event-stream', 'application/octet-stream']
 /** Images and documents stand in requests. */
 const MOST_BODY_BYTES = 16 * 1024 * 1024
 
-export function proxyRoutes(deps: ProxyDeps): Route[] {
+export function proxyRoutes({
+  providers,
+  ephemeral,
+}: Pick<ProxyDeps, 'providers'> & { ephemeral: EphemeralStore }): Route[] {
+  const underWay = createUnderWay()
+  const deps = { providers, counter: createCounter(ephemeral), underWay }
   return PROVIDER_TYPES.flatMap((type) => type.endpoints.map((endpoint) => proxied(deps, type, endpoint)))
 }
+
+/** Not copied: it may have as many members as there are. */
+const BODY = z.custom<Json>(isJson, 'must be a JSON object')
+const PARAMETER = z.string().max(200).optional()
+
+const METERED =
+  'What it uses is recorded; under a hard cap the most that it can cost is held first. Answers of the provider come through as they are, but for those about the key.'
 
 function proxied(deps: ProxyDeps, type: ProviderType, endpoint: Endpoint): Route {
   const word = endpoint.path.replaceAll(/[^a-z0-9]+(\w)/gi, (_, letter: string) => letter.toUpperCase())
@@ -21,28 +35,29 @@ function proxied(deps: ProxyDeps, type: ProviderType, endpoint: Endpoint): Route
     path: `/proxy/${type.type}${endpoint.path}`,
     operationId: `${type.type}${word}${endpoint.method === 'GET' ? 'List' : ''}`,
     summary: `${type.name}: ${endpoint.summary}`,
-    description:
-      endpoint.metered === undefined
-        ? 'With the stored key of the credential’s workspace. It costs nothing.'
-        : 'With the stored key of the credential’s workspace. What it uses is recorded; under a hard cap the most that it can cost is held first. Answers of the provider come through as they are, but for those about the key.',
+    description: `With the stored key of the credential’s workspace.${type.keyHeader === undefined ? '' : ` The token may stand in ${type.keyHeader} instead of Authorization.`} ${endpoint.metered === undefined ? 'It costs nothing.' : METERED} ${MOST_CALLS.toLocaleString('en')} calls a minute and credential, and ${MOST_AT_ONCE} at once.`,
     tag: 'Proxy',
-    rule: USE,
+    rule: INGEST,
     ...(endpoint.method === 'POST'
       ? {
-          body: z.record(z.string(), z.unknown()).meta({ description: `As ${type.name} takes it` }),
+          body: BODY.meta({ description: `As ${type.name} takes it`, override: { type: 'object' } }),
           mostBodyBytes: MOST_BODY_BYTES,
+          keepsRaw: true,
         }
       : {}),
+    keyHeader: type.keyHeader,
+    query: z.strictObject(Object.fromEntries(endpoint.query.map((name) => [name, PARAMETER]))),
     answers: { 200: { description: `As ${type.name} answers`, types: TYPES } },
-    async handle({ body, raw, principal, request, header, signal }) {
-      const names = ['content-type', ...type.passedHeaders].filter((name) => header(name) !== '')
+    async handle({ body, raw, query, principal, request, header, signal }) {
+      const names = type.passedHeaders.filter((name) => header(name) !== '')
       return callProvider(deps, {
         type,
         endpoint,
         principal,
         request,
         headers: Object.fromEntries(names.map((name) => [name, header(name)])),
-        body: endpoint.method === 'POST' ? { raw, json: body as Readonly<Record<string, unknown>> } : undefined, // by its shape
+        query,
+        body: raw && { raw, json: body as Json }, // by its shape
         signal,
       })
     },

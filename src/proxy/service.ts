@@ -2,22 +2,24 @@
 // used is recorded before their end is.
 
 import type { Readable } from 'node:stream'
-import { pipeline } from 'node:stream'
-import { setTimeout as pause } from 'node:timers/promises'
 import type { RequestInfo } from '../audit/service.ts'
+import type { Secret } from '../crypto/secret.ts'
 import { AppError } from '../errors.ts'
+import type { WorkspaceId } from '../ids.ts'
+import { namesTwice } from '../json/rules.ts'
 import type { Principal } from '../principals/rules.ts'
 import { actorOf } from '../principals/service.ts'
 import {
   costOf,
   type Endpoint,
-  mostCostOf,
+  mostUsageOf,
   type Plan,
   PRICES_CURRENCY,
   PRICES_VERSION,
   type Price,
   type ProviderType,
   priceOf,
+  type Seen,
   type TokenUsage,
 } from '../provider-types/rules.ts'
 import {
@@ -30,12 +32,21 @@ import {
   type ProviderConnection,
   type ProvidersDeps,
 } from '../providers/service.ts'
+import type { Counter } from '../store/counter.ts'
 import { type AdmittedCall, admitCall, dropCall, recordCall } from '../usage/service.ts'
-import { estimated, passedHeaders, typeOfAnswer } from './rules.ts'
+import { insist } from './insisting.ts'
+import { isEventStream, isReadable, passedHeaders, typeOfAnswer, usageOf } from './rules.ts'
 import { createMeter } from './stream.ts'
+import type { OneCall, UnderWay } from './under-way.ts'
 
 export interface ProxyDeps {
-  providers: ProvidersDeps & { soon(work: Promise<void>): void }
+  providers: ProvidersDeps & {
+    soon(work: Promise<void>): void
+    /** What a call used could not be recorded, however often that was tried. */
+    onUnrecorded(source: { workspaceId: WorkspaceId; traceId: string }, error: Error): void
+  }
+  counter: Counter
+  underWay: UnderWay
 }
 
 export interface ProxiedCall {
@@ -45,8 +56,10 @@ export interface ProxiedCall {
   request: RequestInfo
   /** Of the caller, those that are passed on. */
   headers: Readonly<Record<string, string>>
+  query: Readonly<Record<string, string | undefined>>
   /** As it came, and what it says; undefined for a call without one. */
   body: { raw: Buffer; json: Readonly<Record<string, unknown>> } | undefined
+  /** Aborted when the caller is gone. */
   signal: AbortSignal
 }
 
@@ -56,35 +69,67 @@ export interface ProxiedAnswer {
   body: Readable
 }
 
-/** Longer than an answer takes; what is held by a process that was killed is free after it. */
-const HOLD_SECONDS = 1_800
+/** Longer than a call may take (`MOST_CALL_MS`); what is held by a process that was killed is free after it. */
+export const HOLD_SECONDS = 1_800
+const WINDOW_SECONDS = 60
+/** Of one credential. */
+export const MOST_CALLS = 6_000
 
 /**
  * @throws {AppError} `not_found` where the workspace has no such connection, `provider_failed` where its key was refused,
- * `budget_exceeded`, `provider_unreachable`, `credentials_unreadable`, `invalid_request`
+ * `too_many_requests`, `budget_exceeded`, `provider_unreachable`, `credentials_unreadable`, `invalid_request`
  */
 export async function callProvider(deps: ProxyDeps, call: ProxiedCall): Promise<ProxiedAnswer> {
-  const { db } = deps.providers
-  const connection = await findUsable(deps, call)
-  const secret = (await openCredentials(deps.providers, db, connection)).reveal()
-  const metered = planOf(call)
-  const admitted = await admit(deps, call, metered)
-  const made = { deps, call, connection, secret, metered, admitted }
-  let answer: OpenedAnswer
+  const underWay = await begin(deps, call)
   try {
-    answer = await deps.providers.outbound.open({
-      url: addressOf(connection, call.endpoint.path),
-      method: call.endpoint.method,
-      headers: { accept: 'application/json, text/event-stream', ...call.type.headers(secret), ...call.headers },
-      body: metered?.sent ?? call.body?.raw,
-      signal: call.signal,
+    const connection = await findUsable(deps, call)
+    const secret = await openCredentials(deps.providers, deps.providers.db, connection)
+    const planned = planOf(call)
+    const { admitted, most } = await admit(deps, call, planned)
+    const { type, endpoint, principal, request } = call
+    const { providers } = deps
+    const metered = planned && { ...planned.facts, most }
+    const made = { providers, type, endpoint, principal, request, connection, secret, metered, admitted, underWay }
+    if (call.signal.aborted) return await leftBefore(made)
+    const answer = await providers.outbound.open({
+      url: `${addressOf(connection, endpoint.path)}${searchOf(call)}`,
+      method: endpoint.method,
+      headers: { ...HEADERS, ...(call.body && OF_BODY), ...type.headers(secret.reveal()), ...call.headers },
+      body: planned?.sent ?? call.body?.raw,
+      signal: underWay.signal,
     })
+    const passed = await (answer.ok ? answered(made, answer) : failed(made, answer.failure))
+    if (call.signal.aborted) passed.body.destroy() // nobody else does
+    return passed
   } catch (error) {
-    await drop(made)
+    underWay.end()
     throw error
   }
-  if (!answer.ok) return failed(made, answer.failure)
-  return answered(made, answer)
+}
+
+const HEADERS = { accept: 'application/json, text/event-stream' }
+/** Whatever the caller called it: another reading of the same bytes is not what was held for. */
+const OF_BODY = { 'content-type': 'application/json' }
+
+function searchOf({ query }: ProxiedCall): string {
+  const given = Object.entries(query).filter((pair): pair is [string, string] => pair[1] !== undefined)
+  return given.length === 0 ? '' : `?${new URLSearchParams(given)}`
+}
+
+async function begin(
+  { providers, counter, underWay }: ProxyDeps,
+  { principal, signal }: ProxiedCall,
+): Promise<OneCall> {
+  const { credentialId = '' } = principal
+  const { count, resetsInSeconds } = await counter.increment('proxy', credentialId, WINDOW_SECONDS)
+  if (count > MOST_CALLS) throw new AppError('too_many_requests', { retryAfterSeconds: resetsInSeconds })
+  const begun = underWay.begin(credentialId, signal)
+  if (begun === undefined) {
+    const detail = 'This credential has as many calls under way as it may. Try again when one of them has ended.'
+    throw new AppError('too_many_requests', { detail, retryAfterSeconds: 1 })
+  }
+  providers.soon(begun.ended) // the end of the process waits for what it cost
+  return begun
 }
 
 async function findUsable({ providers }: ProxyDeps, { principal, type }: ProxiedCall): Promise<ProviderConnection> {
@@ -98,93 +143,115 @@ async function findUsable({ providers }: ProxyDeps, { principal, type }: Proxied
 
 // --- Admission -------------------------------------------------------------------------------------------------------------------
 
-interface MeteredCall {
-  plan: Extract<Plan, { ok: true }>
-  price: Price | undefined
+type GoodPlan = Extract<Plan, { ok: true }>
+
+interface PlannedCall {
+  plan: GoodPlan
   sent: Buffer
+  /** What is kept until its end, long after the request was sent. */
+  facts: { model: string; price: Price | undefined; requestBytes: number }
 }
 
-function planOf({ type, endpoint, body }: ProxiedCall): MeteredCall | undefined {
+function planOf({ type, endpoint, body }: ProxiedCall): PlannedCall | undefined {
   if (endpoint.metered === undefined || body === undefined) return undefined
+  // Another parser may take the first of them, and was not what was held for.
+  if (namesTwice(body.raw)) throw new AppError('invalid_request', { detail: 'An object of the body has a name twice.' })
   const plan = endpoint.metered.plan(body.json)
   if (!plan.ok) throw new AppError('invalid_request', { detail: plan.problem })
-  return { plan, price: priceOf(type, plan.model), sent: plan.request === body.json ? body.raw : textOf(plan.request) }
+  const { model, request } = plan
+  const sent = request === body.json ? body.raw : Buffer.from(JSON.stringify(request))
+  return { plan, sent, facts: { model, price: priceOf(type, model), requestBytes: sent.byteLength } }
 }
 
-function textOf(request: object): Buffer {
-  try {
-    return Buffer.from(JSON.stringify(request))
-  } catch {
-    throw new AppError('invalid_request', { detail: 'The request is nested too deep.' })
-  }
-}
-
-function admit(
+/** @returns `most`: what is held for it, where anything is */
+async function admit(
   { providers: { db } }: ProxyDeps,
-  { principal, request }: ProxiedCall,
-  metered: MeteredCall | undefined,
-): Promise<AdmittedCall> {
+  { endpoint, principal, request, headers }: ProxiedCall,
+  planned: PlannedCall | undefined,
+): Promise<{ admitted: AdmittedCall; most: TokenUsage | undefined }> {
+  let held: TokenUsage | undefined
   const most = (currency: string) => {
-    if (metered === undefined) return 0n
-    const { price, sent, plan } = metered
+    if (endpoint.metered === undefined || planned === undefined) return 0n
+    const { plan, facts } = planned
+    const { price, requestBytes } = facts
     if (price === undefined || currency !== PRICES_CURRENCY) return undefined
-    return mostCostOf(price, { requestBytes: sent.byteLength, mostOutputTokens: plan.mostOutputTokens })
+    const bound = endpoint.metered.bound(plan.request, headers)
+    if (!bound.ok) return { problem: bound.problem }
+    held = mostUsageOf(price, { ...plan, requestBytes }, bound.besides)
+    return costOf(price, held)
   }
-  return admitCall(db, { principal, request, most, holdSeconds: HOLD_SECONDS })
+  const admitted = await admitCall(db, { principal, request, most, holdSeconds: HOLD_SECONDS })
+  return { admitted, most: held }
 }
 
 // --- What came of it ----------------------------------------------------------------------------------------------------------------
 
-interface MadeCall {
-  deps: ProxyDeps
-  call: ProxiedCall
+/** What is kept for as long as an answer takes: nothing of what was sent. */
+interface MadeCall extends Pick<ProxiedCall, 'type' | 'endpoint' | 'principal' | 'request'> {
+  providers: ProxyDeps['providers']
   connection: ProviderConnection
-  secret: string
-  metered: MeteredCall | undefined
+  secret: Secret
+  metered: (PlannedCall['facts'] & { most: TokenUsage | undefined }) | undefined
   admitted: AdmittedCall
+  underWay: OneCall
 }
 
-async function failed(made: MadeCall, failure: string): Promise<never> {
-  // Who has hung up may have been charged for what was thought until then.
-  if (made.call.signal.aborted && made.metered !== undefined)
-    await recordUse(made, { usage: undefined, answerBytes: 0 })
+const NOTHING_SEEN: Seen = { told: undefined, isLast: false, textBytes: 0 }
+
+async function failed(made: MadeCall, failure: Extract<OpenedAnswer, { ok: false }>['failure']): Promise<never> {
+  // What was thought about until nobody waited any more may have to be paid for.
+  if (failure === 'unanswered') await recordUse(made, NOTHING_SEEN)
   else await drop(made)
   throw new AppError('provider_unreachable', {
     detail:
       failure === 'refused'
         ? 'The address of this connection is one that this server does not call.'
-        : `${made.call.type.name} could not be reached. Try again in a moment.`,
+        : `${made.type.name} could not be reached. Try again in a moment.`,
   })
+}
+
+/** Nobody waits for it, and nothing was sent. */
+async function leftBefore(made: MadeCall): Promise<never> {
+  await drop(made)
+  throw new AppError('provider_unreachable')
 }
 
 async function answered(made: MadeCall, answer: Extract<OpenedAnswer, { ok: true }>): Promise<ProxiedAnswer> {
   const { status, headers, body } = answer
-  const { call, secret } = made
+  const { endpoint, secret } = made
   if (status === 401 || status === 403 || (status >= 300 && status < 400)) return refused(made, answer)
   const isUsed = status >= 200 && status < 300
+  if (!isReadable(answer)) return unreadable(made, { body, isUsed })
   if (isUsed) noteWorking(made)
   else await drop(made)
   const type = typeOfAnswer(headers['content-type'])
-  const reader = isUsed ? call.endpoint.metered?.createReader() : undefined
-  const meter = createMeter({
-    isEventStream: type.startsWith('text/event-stream'),
+  const reader = isUsed ? endpoint.metered?.createReader() : undefined
+  const passed = createMeter({
+    body,
+    isEventStream: isEventStream(type),
     reader,
     secret,
-    onEnd({ bytes }) {
-      const work = isUsed ? recordUse(made, { usage: reader?.usage(), answerBytes: bytes }) : Promise.resolve()
-      made.deps.providers.soon(work) // also when it ends because the process does
-      return work
+    async onEnd() {
+      if (isUsed) await recordUse(made, reader?.seen() ?? NOTHING_SEEN)
+      made.underWay.end()
     },
   })
-  // Either end that is gone ends the other; the meter has recorded by then.
-  pipeline(body, meter, () => {})
-  return { status, headers: { 'Content-Type': type, ...passedHeaders(headers, secret) }, body: meter }
+  return { status, headers: { 'Content-Type': type, ...passedHeaders(headers, secret) }, body: passed }
+}
+
+/** It may have to be paid for all the same. */
+async function unreadable(made: MadeCall, { body, isUsed }: { body: Readable; isUsed: boolean }): Promise<never> {
+  body.destroy()
+  if (isUsed) await recordUse(made, NOTHING_SEEN)
+  else await drop(made)
+  throw new AppError('provider_unreachable', {
+    detail: `${made.type.name} answered with a status or in an encoding that nobody asked for.`,
+  })
 }
 
 /** What a provider says of a key that it refuses may hold a part of it: nobody is told. */
 async function refused(made: MadeCall, { status, body }: Extract<OpenedAnswer, { ok: true }>): Promise<never> {
-  const { connection, deps } = made
-  const { providers } = deps
+  const { connection, providers } = made
   body.destroy()
   await drop(made)
   if (status === 403) throw new AppError('provider_forbids')
@@ -197,66 +264,37 @@ const REDIRECTED =
   'The provider answered with a redirect, which is not followed: the key belongs to the address it was given for.'
 
 /** The first call that works says as much as a check. */
-function noteWorking({ deps: { providers }, call, connection }: MadeCall): void {
+function noteWorking({ providers, connection, principal, request }: MadeCall): void {
   if (connection.status === 'verified') return
-  const { principal, request } = call
   const by = { actor: actorOf(principal.authority), request, userId: principal.userId }
   providers.soon(noteWorkingCall(providers.db, connection, by).catch((error: Error) => providers.onError(error)))
 }
 
-function drop({ deps: { providers }, admitted }: Pick<MadeCall, 'deps' | 'admitted'>): Promise<void> {
-  return insist(providers, () => dropCall(providers.db, admitted))
+function drop(made: MadeCall): Promise<void> {
+  return insistOn(made, () => dropCall(made.providers.db, made.admitted))
 }
 
-function recordUse(
-  { deps: { providers }, call, metered, admitted }: MadeCall,
-  seen: { usage: TokenUsage | undefined; answerBytes: number },
-): Promise<void> {
-  if (metered === undefined) return drop({ deps: { providers }, admitted })
-  const { plan, price, sent } = metered
-  const usage =
-    seen.usage ??
-    estimated({
-      requestBytes: sent.byteLength,
-      answerBytes: seen.answerBytes,
-      mostOutputTokens: plan.mostOutputTokens ?? price?.mostOutputTokens,
-    })
+function recordUse(made: MadeCall, seen: Seen): Promise<void> {
+  const { providers, type, metered, admitted } = made
+  if (metered === undefined) return drop(made)
+  const { model, price, requestBytes } = metered
+  const most = admitted.reservationId === undefined ? undefined : metered.most
+  const usage = usageOf(seen, { requestBytes, most })
   const isPriced = price !== undefined && admitted.currency === PRICES_CURRENCY
   const event = {
-    provider: call.type.type,
-    model: plan.model,
-    inputTokens: usage.inputTokens + usage.cacheReadTokens + usage.cacheWriteTokens,
+    provider: type.type,
+    model,
+    inputTokens: usage.inputTokens + usage.cacheReadTokens + usage.cacheWriteTokens + usage.longCacheWriteTokens,
     outputTokens: usage.outputTokens,
     costMicros: isPriced ? costOf(price, usage) : null,
     occurredAt: null,
     profileId: null,
   }
-  const used = { event, prices: isPriced ? PRICES_VERSION : undefined, isEstimated: seen.usage === undefined }
-  return insist(providers, () => recordCall(providers.db, admitted, used))
+  const used = { event, prices: isPriced ? PRICES_VERSION : undefined, isEstimated: !seen.isLast }
+  return insistOn(made, () => recordCall(providers.db, admitted, used))
 }
 
-const PAUSES_MS = [250, 1_000, 4_000, 15_000]
-
-/**
- * What was spent is recorded also when the database is away for a moment. The caller waits for the first try; the others go on
- * behind it.
- */
-async function insist(providers: ProxyDeps['providers'], work: () => Promise<void>): Promise<void> {
-  try {
-    await work()
-  } catch {
-    providers.soon(again(providers, work))
-  }
-}
-
-async function again({ onError }: ProxyDeps['providers'], work: () => Promise<void>): Promise<void> {
-  for (const ms of PAUSES_MS) {
-    await pause(ms)
-    const failure = await work().then(
-      () => undefined,
-      (error: unknown) => error,
-    )
-    if (failure === undefined) return
-    if (ms === PAUSES_MS.at(-1)) onError(failure instanceof Error ? failure : new Error(String(failure)))
-  }
+function insistOn({ providers, admitted }: MadeCall, work: () => Promise<void>): Promise<void> {
+  const onGivenUp = (error: Error) => providers.onUnrecorded(admitted.source, error)
+  return insist({ soon: providers.soon, onGivenUp }, work)
 }

@@ -1,7 +1,6 @@
 // Notices of a workspace over the JSON API.
 import { z } from 'zod'
-import { ANY_CREDENTIAL, type Route, route } from '../api/route.ts'
-import { AppError } from '../errors.ts'
+import { ANY_CREDENTIAL, type Route, route, workspaceOf } from '../api/route.ts'
 import { pageQuery, workspaceParams } from '../organizations/schemas.ts'
 import type { Db } from '../store/database.ts'
 import { noticeShape, presentNotice } from './schemas.ts'
@@ -20,9 +19,8 @@ export function noticeRoutes({ db }: { db: Db }): Route[] {
       query: pageQuery,
       answers: { 200: { description: 'Notices', schema: z.array(noticeShape) } },
       async handle({ reach, query, pages }) {
-        if (reach.workspace === undefined) throw new AppError('not_found')
         const page = { after: pages.after(query.cursor), limit: query.limit && query.limit + 1 }
-        const found = await listNotices(db, reach.workspace.id, page)
+        const found = await listNotices(db, workspaceOf(reach).id, page)
         return { status: 200, body: pages.cut(found, query.limit, ({ id }) => id).map(presentNotice) }
       },
     }),

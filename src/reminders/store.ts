@@ -54,7 +54,7 @@ const CURRENT = sql`
     union all
     select 'review_due', r.organization_id, r.workspace_id, r.id,
       case when r.due_at <= clock_timestamp() + ${days(REVIEW_STAGES.last)} then 'last' else 'first' end
-        || to_char(r.due_at at time zone 'UTC', ' YYYY-MM-DD'), -- a date that comes nearer is told anew
+        || to_char(r.due_at at time zone 'UTC', ' YYYY-MM-DD HH24:MI'), -- another date is told anew
       r.due_at
     from access_reviews r join workspaces w on w.id = r.workspace_id
     where r.closed_at is null and w.archived_at is null and r.due_at <= clock_timestamp() + ${days(REVIEW_STAGES.first)})`

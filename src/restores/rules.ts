@@ -5,6 +5,8 @@ import type { WrittenEntry } from '../revocation/rules.ts'
 
 /** Revocations that a database lacks, by what they are about. */
 export interface Lost {
+  /** Whose account was erased. */
+  erased: UserId[]
   people: UserId[]
   workspaces: WorkspaceId[]
   clients: string[]
@@ -38,11 +40,19 @@ export interface LostToken {
 }
 
 export function sortOut(entries: readonly WrittenEntry[]): Lost {
-  const lost: Lost = { people: [], workspaces: [], clients: [], memberships: [], connections: [], tokens: [] }
+  const lost: Lost = {
+    erased: [],
+    people: [],
+    workspaces: [],
+    clients: [],
+    memberships: [],
+    connections: [],
+    tokens: [],
+  }
   for (const { subject, closed, suspended, floor, dead, nextFloor, role } of entries) {
     const [kind, placeId = '', userId = ''] = subject.split(':')
     const isPlace = isWorkspaceId(placeId) || isOrganizationId(placeId)
-    if (isUserId(subject)) lost.people.push(subject)
+    if (isUserId(subject)) (closed ? lost.erased : lost.people).push(subject)
     else if (isWorkspaceId(subject) && closed) lost.workspaces.push(subject)
     else if (subject.startsWith('cl_') && closed) lost.clients.push(subject)
     else if (kind === 'membership' && isPlace && isUserId(userId) && role !== null)

@@ -2,8 +2,12 @@
 // answered (consistency §6).
 import { acceptSetBack, type CheckpointDeps } from '../audit/checkpoints.ts'
 import { type Actor, type RequestInfo, record } from '../audit/service.ts'
+import { eraseAgain } from '../erasure/service.ts'
 import { AppError } from '../errors.ts'
 import type { UserId } from '../ids.ts'
+import { deleteProvidersIn } from '../providers/service.ts'
+import type { ResourceServer } from '../resource-servers/rules.ts'
+import type { ResourceServers } from '../resource-servers/service.ts'
 import { type Outside, SinkProblem } from '../revocation/outside.ts'
 import type { WrittenEntry } from '../revocation/rules.ts'
 import type { RevocationList, Revoke } from '../revocation/service.ts'
@@ -25,11 +29,16 @@ export interface RestoreReport {
   ended?: { connections: number; tokens: number; workspaces: number; clients: number; memberships: number }
   /** People whose account had changed since the backup: each stays suspended until `latchkey user restore`. */
   suspended?: UserId[]
+  /** People whose account had been erased, and is again. */
+  erased?: UserId[]
+  /** The same, where they are the last owner again: their row names nobody, and goes with `latchkey user erase` once there is another. */
+  still_owners?: UserId[]
 }
 
 export interface RestoreDeps extends CheckpointDeps {
   revocations: RevocationList
   outside: Outside
+  resourceServers: Pick<ResourceServers, 'list'>
 }
 
 interface By {
@@ -63,9 +72,10 @@ export async function restoreCheck(
     return { status: input.acceptSink && !input.dryRun ? 'sink_accepted' : 'in_step', ...found }
   }
   if (input.dryRun) return { status: 'behind', ...found }
+  const servers = await deps.resourceServers.list()
   const restore = async (trx: Trx, revoke: Revoke) => {
     await store.lockRestores(trx)
-    const outcome = await endAgain(trx, entries, input)
+    const outcome = await endAgain(trx, revoke, { ...input, entries, servers })
     for (const entry of entries) revoke(changeOf(entry))
     revoke({ subject: 'everything', notBeforeNow: true })
     await record(trx, {
@@ -73,7 +83,12 @@ export async function restoreCheck(
       status: 'pass',
       actor: input.actor,
       request: input.request,
-      detail: { ...found, ...outcome.ended, suspended: outcome.suspended.length },
+      detail: {
+        ...found,
+        ...outcome.ended,
+        suspended: outcome.suspended.length,
+        erased: outcome.erased.length + outcome.still_owners.length,
+      },
     })
     await lockList(trx) // of all locks the last one
     if ((await readStanding(trx, false))?.head !== head)
@@ -111,14 +126,26 @@ async function acceptSink(deps: RestoreDeps, by: By): Promise<void> {
 }
 
 /** In the order in which every transaction takes its locks: people, workspaces, memberships, connections, tokens. */
-async function endAgain(trx: Trx, entries: readonly WrittenEntry[], by: By) {
+async function endAgain(
+  trx: Trx,
+  revoke: Revoke,
+  { entries, servers, actor, request }: { entries: readonly WrittenEntry[]; servers: readonly ResourceServer[] } & By,
+) {
+  const by = { actor, request }
   const lost = sortOut(entries)
   await store.endAllSessions(trx)
+  const erasures = { erased: [] as UserId[], last_owner: [] as UserId[] }
+  for (const userId of lost.erased) {
+    const outcome = await eraseAgain(trx, revoke, { ...by, userId, servers })
+    if (outcome !== undefined) erasures[outcome].push(userId)
+  }
   const suspended = await store.suspend(trx, lost.people)
   for (const userId of suspended) await tell(trx, by, { event: 'user.suspended', userId })
   const workspaces = await store.archive(trx, lost.workspaces)
-  for (const { id, organization_id } of workspaces)
+  for (const { id, organization_id } of workspaces) {
     await tell(trx, by, { event: 'workspace.archived', organizationId: organization_id, workspaceId: id })
+    await deleteProvidersIn(trx, id, { ...by, userId: null })
+  }
   const memberships = await store.lowerMemberships(trx, lost.memberships)
   for (const { organization_id, workspace_id, user_id } of memberships) {
     const place = { organizationId: organization_id, workspaceId: workspace_id }
@@ -140,6 +167,8 @@ async function endAgain(trx: Trx, entries: readonly WrittenEntry[], by: By) {
       memberships: memberships.length,
     },
     suspended,
+    erased: erasures.erased,
+    still_owners: erasures.last_owner,
   }
 }
 

@@ -1,7 +1,6 @@
 // Access reviews over the JSON API: opened, decided item by item, closed; and their reports.
 import { z } from 'zod'
-import { ANY_CREDENTIAL, type Route, type Rule, route } from '../api/route.ts'
-import { AppError } from '../errors.ts'
+import { ANY_CREDENTIAL, type Route, type Rule, route, workspaceOf } from '../api/route.ts'
 import { pageQuery, workspaceParams } from '../organizations/schemas.ts'
 import * as shapes from './schemas.ts'
 import {
@@ -36,9 +35,8 @@ function readingRoutes({ db }: ReviewsDeps): Route[] {
       query: pageQuery,
       answers: { 200: { description: 'Access reviews', schema: z.array(shapes.reviewShape) } },
       async handle({ reach, query, pages }) {
-        if (reach.workspace === undefined) throw new AppError('not_found')
         const page = { after: pages.after(query.cursor), limit: query.limit && query.limit + 1 }
-        const found = await listReviews(db, reach.workspace.id, page)
+        const found = await listReviews(db, workspaceOf(reach).id, page)
         return { status: 200, body: pages.cut(found, query.limit, ({ review }) => review.id).map(shapes.presentReview) }
       },
     }),
@@ -54,10 +52,9 @@ function readingRoutes({ db }: ReviewsDeps): Route[] {
       query: pageQuery,
       answers: { 200: { description: 'The review', schema: shapes.reviewDetailShape } },
       async handle({ reach, params, query, pages }) {
-        if (reach.workspace === undefined) throw new AppError('not_found')
         const limit = query.limit ?? MOST_ITEMS
         const page = { after: pages.after(query.cursor), limit: limit + 1 }
-        const view = await getReview(db, reach.workspace.id, params.review_id, page)
+        const view = await getReview(db, workspaceOf(reach).id, params.review_id, page)
         const items = pages.cut(view.items, limit, ({ id }) => id)
         return { status: 200, body: shapes.presentReviewDetail({ ...view, items }) }
       },
@@ -72,8 +69,7 @@ function readingRoutes({ db }: ReviewsDeps): Route[] {
       params: shapes.reviewParams,
       answers: { 200: { description: 'The report', schema: shapes.reportShape } },
       async handle({ reach, params }) {
-        if (reach.workspace === undefined) throw new AppError('not_found')
-        return { status: 200, body: await getReport(db, reach.workspace.id, params.review_id) }
+        return { status: 200, body: await getReport(db, workspaceOf(reach).id, params.review_id) }
       },
     }),
   ]
@@ -87,7 +83,7 @@ function changingRoutes(deps: ReviewsDeps): Route[] {
       operationId: 'openReview',
       summary: 'Open an access review',
       description:
-        'At most one is open: asked for again, it has one more reason. After an incident its date comes nearer, what was made since is taken in, and what was kept is undecided again.',
+        'At most one is open: asked for again, it has one more reason. After an incident its date comes nearer, what was made since is taken in, and what was kept is undecided again: a day at least is left to decide it. A credential of the workspace tells of no incident.',
       tag: TAG,
       rule: CHANGE,
       params: workspaceParams,
@@ -125,6 +121,7 @@ function changingRoutes(deps: ReviewsDeps): Route[] {
           itemId: params.item_id,
           decision: body.decision,
           note: body.note ?? null,
+          seen: body.granted_digest,
           ...by,
         })
         return { status: 200, body: shapes.presentItem(item) }

@@ -1,10 +1,21 @@
 // When an access review is due, what becomes of what nobody attested, and what its report says. Pure.
 import type { OrganizationId, ReviewId, ReviewItemId, WorkspaceId } from '../ids.ts'
 import type { ReviewDecision, ReviewItemKind, ReviewOutcome, ReviewReason } from '../store/tables.ts'
+import { currentVersion, goodVersions, type LineState, type VersionState } from '../workspace-tokens/rules.ts'
 
 export const DUE_IN_DAYS = 14
 export const INCIDENT_DUE_IN_DAYS = 3
 export const LONGEST_DUE_IN_DAYS = 90
+
+/** Whoever is to decide anew has so long at least. */
+export const LEAST_DAYS_TO_DECIDE = 1
+
+/** Whether what comes in now can be decided before the date. */
+export function leavesTimeToDecide({ dueAt }: Pick<Review, 'dueAt'>, now: Date): boolean {
+  return dueAt.getTime() - now.getTime() >= LEAST_DAYS_TO_DECIDE * DAY_MS
+}
+
+const DAY_MS = 86_400_000
 
 /** After an incident nobody waits for two weeks. */
 export function dueInDays(reason: ReviewReason, asked: number | undefined): number {
@@ -30,6 +41,18 @@ export interface Review {
   isDue: boolean
   closedAt: Date | null
   closedBy: string | null
+}
+
+/**
+ * Until when a line lets anybody in: the end of the version that lives longest, or lived last; null: no end. As though it were
+ * not suspended. `LIFE` says the same of a row.
+ */
+export function endOf<V extends VersionState>(line: LineState, versions: readonly V[], now: Date): Date | null {
+  const good = goodVersions({ ...line, suspendedAt: null }, versions, now)
+  const ends = good.map(({ expiresAt }) => expiresAt?.getTime() ?? Number.POSITIVE_INFINITY)
+  if (ends.length === 0) return currentVersion(line, versions, now)?.expiresAt ?? null
+  const last = Math.max(...ends)
+  return Number.isFinite(last) ? new Date(last) : null
 }
 
 export type Snapshot = Record<string, unknown>

@@ -3,7 +3,7 @@ import { z } from 'zod'
 import { nameText, workspaceParams } from '../organizations/schemas.ts'
 import { rfc3339, rfc3339OrNull } from '../times.ts'
 import { changesOf, LONGEST_DUE_IN_DAYS, outcomeOf, type ReviewItem } from './rules.ts'
-import type { ListedReview, ReviewView } from './service.ts'
+import { digestOfGranted, type ListedReview, type ReviewView } from './service.ts'
 
 export const reviewParams = workspaceParams.extend({
   review_id: z.string().meta({ description: 'The access review' }),
@@ -15,7 +15,7 @@ export const dueInDays = z.int().min(1).max(LONGEST_DUE_IN_DAYS)
 
 export const newReview = z
   .strictObject({
-    reason: reason.optional().meta({ description: 'Default: asked' }),
+    reason: reason.extract(['asked', 'incident']).optional().meta({ description: 'Default: asked' }),
     due_in_days: dueInDays.optional().meta({ description: 'Default: 14; 3 after an incident' }),
   })
   .meta({ id: 'NewAccessReview' })
@@ -28,6 +28,9 @@ export const newDecision = z
       description: 'A credential is kept or revoked; the token policy is kept or was changed',
     }),
     note: nameText.nullable().optional().meta({ description: 'Why, in a line; it stands in the report' }),
+    granted_digest: z.string().optional().meta({
+      description: 'Of what you looked at: it is kept, or called changed, only where it is still the same (409)',
+    }),
   })
   .meta({ id: 'ReviewDecision' })
 
@@ -40,6 +43,7 @@ export const itemShape = z
     now: z.record(z.string(), z.unknown()).nullable().meta({
       description: 'Of the members that decide about access, those that are not what they were, as they are now',
     }),
+    granted_digest: z.string().meta({ description: 'Of all members that decide about access, as they are now' }),
     attested: z.record(z.string(), z.unknown()).nullable().meta({
       description:
         'What it was when it was kept or called changed. Once it lets in more than that, it is undecided again',
@@ -107,6 +111,7 @@ export function presentItem(item: ReviewItem): z.input<typeof itemShape> {
     subject_id: item.subjectId,
     snapshot: item.snapshot,
     now: changesOf(item) ?? null,
+    granted_digest: digestOfGranted(item),
     attested: item.attested,
     is_decided: outcomeOf(item) !== undefined,
     decision: item.decision,

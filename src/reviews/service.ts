@@ -1,22 +1,23 @@
 // Access reviews: opened on a schedule, by somebody or by what happened; each way into a workspace is kept or revoked by an
 // admin; what nobody attested by the date is suspended; the outcome is one signed report (docs/decisions/0013).
+import { createHash } from 'node:crypto'
 import canonicalize from 'canonicalize'
 import type { JWK } from 'jose'
 import { z } from 'zod'
 import { type Actor, type RequestInfo, record } from '../audit/service.ts'
 import type { ReviewEvery } from '../config.ts'
 import {
-  type ConnectionView,
   endConnection,
   findOpenConnection,
   listConnections,
   setConnectionSuspended,
+  snapshotOf,
 } from '../connections/service.ts'
 import { AppError } from '../errors.ts'
 import { isConnectionId, isKeyId, newId, type OrganizationId, type ReviewId, type WorkspaceId } from '../ids.ts'
 import { lockWorkspace, lockWorkspaceForUpdate } from '../organizations/store.ts'
 import type { Authority } from '../principals/rules.ts'
-import { actorOf, lockAuthority, lockPeople } from '../principals/service.ts'
+import { actorOf, lockAuthority, lockPeople, requireAttester } from '../principals/service.ts'
 import type { RevocationList, Revoke } from '../revocation/service.ts'
 import { openSigned, type SinkSigner } from '../sink/signing.ts'
 import { type Db, reading, readTime, type Trx, transact } from '../store/database.ts'
@@ -29,7 +30,10 @@ import {
   asksAgain,
   type Counts,
   dueInDays,
+  endOf,
   finalOutcomeOf,
+  LEAST_DAYS_TO_DECIDE,
+  leavesTimeToDecide,
   MONTHS_BETWEEN,
   NO_ITEMS,
   outcomeOf,
@@ -84,7 +88,8 @@ export interface Opened {
 /**
  * Opens a review, or adds a reason to the one that is open.
  *
- * @throws {AppError} `conflict` where one is open whose date has passed, and what `lockAuthority` throws
+ * @throws {AppError} `conflict` where one is open whose date has passed, `wrong_credential` for an incident that a credential
+ * of the workspace tells of, and what `lockAuthority` throws
  */
 export async function openReview(
   db: Db,
@@ -94,6 +99,7 @@ export async function openReview(
     await lockPeople(trx, input.authority)
     await lockWorkspaceForUpdate(trx, input.workspaceId) // first, or who makes a token now would be waited for in a circle
     const place = await lockAuthority(trx, input.authority, input.workspaceId, { role: 'admin' })
+    if (asksAgain(input.reason)) await requireAttester(trx, input.authority) // it takes back what people attested
     const opened = await openIn(trx, place, { ...input, actor: actorOf(input.authority) })
     if (opened === undefined)
       throw new AppError('conflict', {
@@ -122,11 +128,12 @@ export function openAfterTeamChanges(db: Db, batch: number): Promise<number> {
   )
 }
 
-/** One whose open review is being closed waits until it is. */
+/** One whose open review leaves no time to decide more waits until that is closed. */
 function openAfterTeamChange(db: Db, id: WorkspaceId): Promise<void> {
   return transact(db, async (trx) => {
     const workspace = await lockWorkspaceForUpdate(trx, id)
-    if (workspace !== undefined && (await store.lockOpenReview(trx, id))?.isDue === true) return
+    const open = workspace && (await store.lockOpenReview(trx, id))
+    if (open !== undefined && !leavesTimeToDecide(open, await readTime(trx))) return
     const by = await store.takeTeamChange(trx, id)
     if (workspace === undefined || by === undefined) return // archived: nothing of it lets anybody in
     await openIn(trx, placeOf(workspace), { ...by, reason: 'team_change' })
@@ -197,12 +204,16 @@ async function insertReview(trx: Trx, place: Place, input: { reason: ReviewReaso
   return review
 }
 
-/** After an incident and after a change of the team all is looked at; an incident brings the date nearer besides. */
+/**
+ * After an incident and after a change of the team all is looked at. An incident brings the date nearer besides, and leaves
+ * time for what is to be decided because of it.
+ */
 async function addReason(trx: Trx, open: Review, input: { reason: ReviewReason } & By, days: number): Promise<Review> {
   const { reason } = input
-  const review = await store.addReason(trx, open.id, { reason, dueInDays: reason === 'incident' ? days : null })
   const added = takesInAll(reason) ? await store.insertItems(trx, open.id, await itemsOf(trx, open)) : 0
   const undecided = asksAgain(reason) ? await store.takeBackDecisions(trx, open.id) : 0
+  const due = { inDays: days, leastDays: added + undecided > 0 ? LEAST_DAYS_TO_DECIDE : 0 }
+  const review = await store.addReason(trx, open.id, { reason, due: reason === 'incident' ? due : null })
   const isSame = open.reasons.includes(reason) && review.dueAt.getTime() === open.dueAt.getTime()
   if (!isSame || added > 0 || undecided > 0)
     await recordReview(trx, review, input, {
@@ -289,7 +300,7 @@ async function itemsOf(trx: Trx, place: Place): Promise<store.NewItem[]> {
   const policy = await tokens.findPolicy(trx, place.workspaceId)
   return [
     item('token_policy', place.workspaceId, ofPolicy(policy)),
-    ...connections.map((view) => item('connection', view.id, ofConnection(view))),
+    ...connections.map((view) => item('connection', view.id, snapshotOf(view))),
     ...lines.map((line) => item('token', line.id, ofToken(line, now))),
   ]
 }
@@ -306,24 +317,10 @@ async function attestedOf(trx: Trx, { workspaceId, organizationId }: Place, foun
   const { subjectId: id, snapshot, granted } = found
   if (isConnectionId(id)) {
     const view = await findOpenConnection(trx, { workspaceId }, id)
-    return { ...(view === undefined ? snapshot : ofConnection(view)), ...granted }
+    return { ...(view === undefined ? snapshot : snapshotOf(view)), ...granted }
   }
   const line = isKeyId(id) ? await tokens.findLine(trx, { organizationId, workspaceId }, id) : undefined
   return { ...(line === undefined ? snapshot : ofToken(line, await readTime(trx))), ...granted }
-}
-
-function ofConnection(view: ConnectionView) {
-  return {
-    client_id: view.client.id,
-    client_name: view.client.name,
-    user_id: view.userId,
-    resources: view.resources,
-    environment: view.environment,
-    token_version: `v${view.version}`,
-    suspended: view.suspendedAt !== null,
-    created_at: rfc3339(view.createdAt),
-    last_used_at: rfc3339OrNull(view.lastUse?.at ?? null),
-  }
 }
 
 function ofToken(line: tokens.TokenLine, now: Date) {
@@ -341,7 +338,7 @@ function ofToken(line: tokens.TokenLine, now: Date) {
     ip_allow_list: line.ipAllowList,
     suspended: line.suspendedAt !== null,
     created_at: rfc3339(line.createdAt),
-    expires_at: rfc3339OrNull(current?.expiresAt ?? null),
+    expires_at: rfc3339OrNull(endOf(line, line.versions, now)),
     last_used_at: lastUse === 0 ? null : rfc3339(new Date(lastUse)),
   }
 }
@@ -423,12 +420,19 @@ export async function getReport(
  * An admin keeps or revokes one item. What is revoked has ended everywhere once this resolves. The same decision twice
  * changes nothing.
  *
+ * @param input.seen the `digestOfGranted` of what was shown to whoever attests it; undefined where they tell none
  * @throws {AppError} `not_found`, `invalid_request` for a decision that is not for this kind, `wrong_credential` for a
- * credential that attests, `conflict` where it is too late, and what `lockAuthority` throws
+ * credential that attests, `conflict` where it is too late or not what was seen, and what `lockAuthority` throws
  */
 export async function decideItem(
   deps: Pick<ReviewsDeps, 'db' | 'revocations'>,
-  input: Asked & { reviewId: string; itemId: string; decision: ReviewDecision; note: string | null },
+  input: Asked & {
+    reviewId: string
+    itemId: string
+    decision: ReviewDecision
+    note: string | null
+    seen?: string | undefined
+  },
 ): Promise<ReviewItem> {
   const { authority, decision, note } = input
   const subject = await reading(store.findSubject(deps.db, input.itemId))
@@ -441,10 +445,20 @@ export async function decideItem(
     if (review?.workspaceId !== place.workspaceId) throw new AppError('not_found')
     const found = await store.lockItem(trx, review.id, input.itemId)
     if (found === undefined) throw new AppError('not_found')
-    if (isToChange(review, found, decision))
+    if (isToChange(review, found, decision)) {
+      const isSeen = input.seen === undefined || input.seen === digestOfGranted(found)
+      if (decision !== 'revoke' && !isSeen) throw new AppError('conflict', { detail: NOT_SEEN })
       await change(trx, revoke, { review, found, decision, note, actor: actorOf(authority), request: input.request })
+    }
     return (await store.lockItem(trx, review.id, found.id)) ?? found
   })
+}
+
+const NOT_SEEN = 'This is not what was shown any more. It is shown as it is now: look at it again, and decide.'
+
+/** Of what decides about access: the same as long as nothing of that changes. */
+export function digestOfGranted({ granted }: Pick<ReviewItem, 'granted'>): string {
+  return createHash('sha256').update(JSON.stringify(granted)).digest('base64url') // its members come in one order
 }
 
 /** @returns false for what was decided so before @throws {AppError} `invalid_request`, `conflict` */
@@ -477,24 +491,6 @@ async function change(
     credentialId: found.kind === 'token_policy' ? null : found.subjectId,
     detail: { item: found.id, decision },
   })
-}
-
-/**
- * Credentials of a workspace are what is looked at: they would attest one another. Whoever looks is a person, also through
- * an app, or stands above the workspace. The authority is locked by now.
- *
- * @throws {AppError} `wrong_credential`
- */
-async function requireAttester(trx: Trx, authority: Authority): Promise<void> {
-  const isOfWorkspace =
-    authority.kind === 'key'
-      ? (await tokens.findAnyLine(trx, authority.id))?.workspaceId !== null
-      : authority.kind === 'connection' && authority.userId === null
-  if (isOfWorkspace)
-    throw new AppError('wrong_credential', {
-      detail:
-        'A credential of the workspace attests nothing in its reviews: a person does, or a key of the organization.',
-    })
 }
 
 const WORDS: Record<ReviewDecision, string> = { keep: 'kept', revoke: 'revoked', changed: 'called changed' }
@@ -688,7 +684,7 @@ export interface ReportVerification {
  * @param keys of the server that closed the review (RFC 7517); none: the signature is left unchecked, and said so
  */
 export async function verifyReport(text: string, keys: readonly JWK[]): Promise<ReportVerification> {
-  const file = reportFile.safeParse(parseJson(text)).data
+  const file = readReport(text)
   const found = { ok: false, review: null, closed_at: null, signature: 'unchecked' } as const
   if (file === undefined) return { ...found, fault: 'not_readable' }
   const signed =
@@ -696,7 +692,7 @@ export async function verifyReport(text: string, keys: readonly JWK[]): Promise<
   if (keys.length > 0 && signed === undefined) return { ...found, signature: 'wrong', fault: 'signature_wrong' }
   const told = signed ?? signedReport.safeParse(parseJson(contentOf(file.jws))).data
   if (told === undefined) return { ...found, fault: 'not_readable' }
-  const isSame = canonical(file.report) === canonical(told)
+  const isSame = file.said === tryTo(() => canonical(told))
   return {
     ok: isSame,
     review: told.review_id,
@@ -706,14 +702,35 @@ export async function verifyReport(text: string, keys: readonly JWK[]): Promise<
   }
 }
 
-const reportFile = z.strictObject({ report: z.record(z.string(), z.unknown()), jws: z.string() })
+/**
+ * What a file says, the report in its RFC 8785 form. Undefined for one that is not written as ours are: with members twice, or
+ * numbers in another way, another reader might find something else in it than what is verified here.
+ */
+function readReport(text: string): { said: string; jws: string } | undefined {
+  return tryTo(() => {
+    const value: unknown = JSON.parse(text)
+    const { report, jws } = reportFile.parse(value)
+    const isOurs = [undefined, 2].some((indent) => JSON.stringify(value, undefined, indent) === text.replace(/\n$/, ''))
+    return isOurs ? { said: canonical(report), jws } : undefined
+  })
+}
+
+/** Its members as they were parsed: a copy would lack a `__proto__`. */
+const reportFile = z.custom<{ report: object; jws: string }>(
+  (value) =>
+    z.looseObject({ report: z.looseObject({}), jws: z.string() }).safeParse(value).success &&
+    Object.keys(value as object).length === 2, // an object: it was parsed as one
+)
 const signedReport = z.looseObject({ report_version: z.literal(1), review_id: z.string(), closed_at: z.string() })
 
 const contentOf = (jws: string): string => Buffer.from(jws.split('.')[1] ?? '', 'base64url').toString('utf8')
 
-function parseJson(text: string): unknown {
+const parseJson = (text: string): unknown => tryTo(() => JSON.parse(text))
+
+/** Undefined for what cannot be read, or is too deep. */
+function tryTo<T>(read: () => T): T | undefined {
   try {
-    return JSON.parse(text)
+    return read()
   } catch {
     return undefined
   }

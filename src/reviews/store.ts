@@ -1,7 +1,7 @@
 // SQL of access reviews and what stands in them.
 import { type RawBuilder, type Selectable, sql } from 'kysely'
 import type { Actor, RequestInfo } from '../audit/service.ts'
-import type { OrganizationId, ReviewId, ReviewItemId, WorkspaceId } from '../ids.ts'
+import type { ConnectionId, OrganizationId, ReviewId, ReviewItemId, WorkspaceId } from '../ids.ts'
 import type { Executor, Trx } from '../store/database.ts'
 import type {
   AccessReviewsTable,
@@ -148,18 +148,26 @@ export async function takeBackDecisions(trx: Trx, reviewId: ReviewId): Promise<n
   return Number(numUpdatedRows)
 }
 
-/** Adds a reason to an open review; its date may only come nearer. */
+/**
+ * Adds a reason to an open review.
+ *
+ * @param change.due its date comes nearer, but not nearer than `leastDays` from now: then it is put off
+ */
 export async function addReason(
   trx: Trx,
   id: ReviewId,
-  change: { reason: ReviewReason; dueInDays: number | null },
+  change: { reason: ReviewReason; due: { inDays: number; leastDays: number } | null },
 ): Promise<Review> {
   const row = await trx
     .updateTable('access_reviews')
     .set({
       reasons: sql<ReviewReason[]>`case when ${change.reason}::text = any(reasons) then reasons
         else reasons || ${change.reason}::text end`,
-      ...(change.dueInDays === null ? {} : { due_at: sql<Date>`least(due_at, ${inDays(change.dueInDays)})` }),
+      ...(change.due === null
+        ? {}
+        : {
+            due_at: sql<Date>`greatest(least(due_at, ${inDays(change.due.inDays)}), ${inDays(change.due.leastDays)})`,
+          }),
     })
     .where('id', '=', id)
     .returningAll()
@@ -284,11 +292,24 @@ const FROM_ITEMS = sql`from access_review_items i
 
 const IS_ENDED = sql<boolean>`(coalesce(c.closed_at, t.closed_at) is not null)`
 
+/** What `endOf` says of a line; null: no end. By the primary key of its versions. */
+const LIFE = sql<Date | null>`(
+  select case when bool_or(v.is_good) then case when not bool_or(v.is_good and v.expires_at is null) then max(v.expires_at) filter (where v.is_good) end
+    else (array_agg(v.expires_at order by v.version desc))[1] end
+  from (
+    select version, expires_at, dead_at is null and version <= t.version
+      and version >= case when t.cutover_at <= clock_timestamp() then t.version else t.floor end
+      and (expires_at is null or expires_at > clock_timestamp()) as is_good
+    from token_versions where token_id = t.id) v)`
+
 /** As a snapshot says it. */
 const GRANTED = sql<Snapshot>`case i.kind
-  when 'connection' then jsonb_build_object('resources', coalesce(c.approved -> 'resources', '{}'))
+  when 'connection' then jsonb_build_object(
+    'resources', coalesce(c.approved -> 'resources', '{}'), 'suspended', c.suspended_at is not null)
   when 'token' then jsonb_build_object(
-    'permissions', t.permissions, 'resources', t.resources, 'ip_allow_list', t.ip_allow_list)
+    'permissions', t.permissions, 'resources', t.resources, 'ip_allow_list', t.ip_allow_list,
+    'suspended', t.suspended_at is not null,
+    'expires_at', to_char(${LIFE} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'))
   else jsonb_build_object(
     'tokens_forbidden', coalesce(p.tokens_forbidden, false), 'expiry_required', coalesce(p.expiry_required, false),
     'max_age_days', p.max_age_days, 'environments', p.environments) end`
@@ -297,9 +318,22 @@ const GRANTED = sql<Snapshot>`case i.kind
 const scopesIn = (resources: RawBuilder<unknown>) => sql`(
   select coalesce(jsonb_object_agg(api.key, to_jsonb(string_to_array(api.value, ' '))), '{}') from jsonb_each_text(${resources}) api)`
 
-/** What is less than what was attested, in scopes, permissions or addresses, stays attested; a policy must be the same. */
+/** What was attested says at least what a connection lets in. */
+const covers = (connection: RawBuilder<unknown>) => sql<boolean>`(
+  ${scopesIn(sql`i.attested -> 'resources'`)} @> ${scopesIn(sql`${connection}.approved -> 'resources'`)}
+  and (i.attested -> 'suspended' is distinct from 'true' or ${connection}.suspended_at is not null))`
+
+/** The same of a token. What was attested says whole seconds. */
+const COVERS_TOKEN = sql<boolean>`(
+  i.attested @> jsonb_build_object('permissions', t.permissions, 'resources', t.resources, 'ip_allow_list', t.ip_allow_list)
+  and (i.attested -> 'suspended' is distinct from 'true' or t.suspended_at is not null)
+  and (i.attested ->> 'expires_at' is null
+    or date_trunc('second', coalesce(${LIFE}, 'infinity')) <= (i.attested ->> 'expires_at')::timestamptz))`
+
+/** What is less than what was attested, in scopes, permissions, addresses or life, stays attested; a policy must be the same. */
 const IS_WIDER = sql<boolean>`(i.attested is not null and i.outcome is null and not case i.kind
-  when 'connection' then ${scopesIn(sql`i.attested -> 'resources'`)} @> ${scopesIn(sql`c.approved -> 'resources'`)}
+  when 'connection' then ${covers(sql`c`)}
+  when 'token' then ${COVERS_TOKEN}
   else i.attested @> ${GRANTED} end)`
 
 /** What `outcomeOf` says nothing of. */
@@ -385,6 +419,21 @@ export async function listUnattested(
     where i.review_id = ${reviewId} and i.kind <> 'token_policy' and ${IS_UNDECIDED}
     order by i.id limit ${limit}`.execute(executor)
   return rows
+}
+
+/**
+ * The open review that looks at an earlier connection of the same client and person, and has nobody's word for as much as
+ * this one lets in; locked, so that it is not closed meanwhile. By access_reviews_one_open and the unique index of its items.
+ */
+export async function lockOpenReviewOfSuccessor(trx: Trx, id: ConnectionId): Promise<ReviewId | undefined> {
+  const { rows } = await sql<{ id: ReviewId }>`
+    select r.id from connections n join access_reviews r on r.workspace_id = n.workspace_id and r.closed_at is null
+    where n.id = ${id} and exists (
+      select 1 from access_review_items i join connections c on c.id = i.subject_id
+      where i.review_id = r.id and c.client_id = n.client_id and c.user_id is not distinct from n.user_id
+        and (i.attested is null or not ${covers(sql`n`)}))
+    for share of r`.execute(trx)
+  return rows[0]?.id
 }
 
 /** What an item is about; it never changes. Primary key. */

@@ -2,13 +2,15 @@
 import { Readable } from 'node:stream'
 import type { OrganizationId } from '../ids.ts'
 import type { Db } from '../store/database.ts'
-import { exportSpending, type MonthsAsked } from './service.ts'
+import { exportSpending, type MonthsAsked, resolveMonths } from './service.ts'
 
-export function spendFile(db: Db, organizationId: OrganizationId, asked: MonthsAsked) {
+/** @throws {AppError} as `resolveMonths` */
+export async function spendFile(db: Db, organizationId: OrganizationId, asked: MonthsAsked) {
+  const months = await resolveMonths(db, asked)
   const name = `spend-${organizationId}-${new Date().toISOString().slice(0, 10)}.csv`
   return {
     status: 200,
-    body: Readable.from(exportSpending(db, organizationId, asked)),
+    body: Readable.from(exportSpending(db, organizationId, months)),
     headers: {
       'Content-Type': 'text/csv; charset=utf-8; header=present',
       'Content-Disposition': `attachment; filename="${name}"`,

@@ -1,8 +1,17 @@
 // What was spent, over the JSON API.
 import { z } from 'zod'
-import { ABOVE_WORKSPACES, ANY_CREDENTIAL, type Reach, type Route, type Rule, route } from '../api/route.ts'
-import { AppError } from '../errors.ts'
+import {
+  ABOVE_WORKSPACES,
+  ANY_CREDENTIAL,
+  type Reach,
+  type Route,
+  type Rule,
+  route,
+  workspaceOf,
+} from '../api/route.ts'
+import { isAtLeast } from '../organizations/rules.ts'
 import { organizationParams, workspaceParams } from '../organizations/schemas.ts'
+import { hasPermission, type Principal } from '../principals/rules.ts'
 import type { Db } from '../store/database.ts'
 import { findCurrency } from '../usage/service.ts'
 import { spendFile } from './download.ts'
@@ -45,14 +54,15 @@ function ofWorkspaces(db: Db): Route[] {
       params,
       query: shapes.eventsQuery,
       answers: { 200: { description: 'Events', schema: z.array(shapes.usageEventShape) } },
-      async handle({ reach, query, pages }) {
+      async handle({ reach, query, pages, principal }) {
         const place = placeOf(reach)
         const limit = query.limit ?? A_PAGE
         const page = { before: pages.after(query.cursor), limit: limit + 1 }
         const filter = { month: query.month, traceId: query.trace_id }
         const currency = await findCurrency(db, place.organizationId)
         const found = await service.listEvents(db, place.workspaceId, filter, page)
-        const body = pages.cut(found, limit, ({ id }) => id).map((row) => shapes.presentUsageEvent(row, currency))
+        const shown = { currency, mayName: (userId: string) => mayName(principal, reach, userId) }
+        const body = pages.cut(found, limit, ({ id }) => id).map((row) => shapes.presentUsageEvent(row, shown))
         return { status: 200, body }
       },
     }),
@@ -72,6 +82,11 @@ function ofWorkspaces(db: Db): Route[] {
       },
     }),
   ]
+}
+
+/** Who is behind a credential is said to themselves, and to whoever administers. */
+function mayName(principal: Principal, { role }: Reach, userId: string): boolean {
+  return principal.userId === userId || (isAtLeast(role, 'admin') && hasPermission(principal, 'manage'))
 }
 
 function ofOrganizations(db: Db): Route[] {
@@ -144,7 +159,7 @@ async function violations(
   return { status: 200, body }
 }
 
-function placeOf({ workspace }: Reach) {
-  if (workspace === undefined) throw new AppError('not_found')
-  return { workspaceId: workspace.id, organizationId: workspace.organization_id }
+function placeOf(reach: Reach) {
+  const { id, organization_id } = workspaceOf(reach)
+  return { workspaceId: id, organizationId: organization_id }
 }

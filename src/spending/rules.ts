@@ -1,16 +1,21 @@
 // Which months a view of spend covers, and its file. Pure.
 import { csvCell } from '../evidence/rules.ts'
-import { formatMoney, formatMonth, type Month, monthBefore, monthsBetween } from '../usage/rules.ts'
+import { formatMoney, formatMonth, type Month, monthBefore, monthsBetween, VIOLATION_KINDS } from '../usage/rules.ts'
 import type { WorkspaceSpending } from './store.ts'
 
 export const MOST_MONTHS = 36
 const MONTHS = 6
 
-/** The months of a view, oldest first: six up to the current one, unless it is said otherwise; 36 at most. */
+/** The months of a view, oldest first: six up to the current one, unless it is said otherwise. */
 export function monthsOf(now: Month, asked: { from?: Month | undefined; to?: Month | undefined }): Month[] {
   const to = asked.to ?? (asked.from === undefined ? now : later(now, asked.from))
-  const from = asked.from ?? monthBefore(to, MONTHS - 1)
-  return monthsBetween(later(from, monthBefore(to, MOST_MONTHS - 1)), to)
+  return monthsBetween(asked.from ?? monthBefore(to, MONTHS - 1), to)
+}
+
+/** What is wrong with the months asked for, as a sentence; undefined where nothing is. */
+export function monthsProblem(months: readonly Month[]): string | undefined {
+  if (months.length === 0) return 'from must not be after to.'
+  return months.length > MOST_MONTHS ? `Ask for ${MOST_MONTHS} months at most.` : undefined
 }
 
 const later = (a: Month, b: Month) => (a > b ? a : b)
@@ -25,13 +30,15 @@ const COLUMNS = [
   'held',
   'cap',
   'mode',
+  'events',
+  ...VIOLATION_KINDS,
 ] as const
 
 export const CSV_HEADER = `${COLUMNS.join(',')}\r\n`
 
 /** A line a month. The cap is the one of today. */
 export function csvLines(workspace: WorkspaceSpending, months: readonly Month[], currency: string): string {
-  const { id, name, costCentre, budget, spent, held } = workspace
+  const { id, name, costCentre, budget, spent, held, events, violations } = workspace
   const lines = months.map((month, place) =>
     [
       id,
@@ -43,6 +50,8 @@ export function csvLines(workspace: WorkspaceSpending, months: readonly Month[],
       formatMoney(held[place] ?? 0n),
       budget === undefined ? '' : formatMoney(budget.capMicros),
       budget?.mode ?? '',
+      String(events[place] ?? 0),
+      ...VIOLATION_KINDS.map((kind) => String(violations[kind][place] ?? 0)),
     ]
       .map(csvCell)
       .join(','),

@@ -3,25 +3,18 @@ import { z } from 'zod'
 import { isTraceId } from '../http/trace.ts'
 import { pageQuery } from '../organizations/schemas.ts'
 import { rfc3339, rfc3339OrNull } from '../times.ts'
-import { formatMoney, formatMonth, monthBefore } from '../usage/rules.ts'
+import { formatMoney, formatMonth, VIOLATION_KINDS } from '../usage/rules.ts'
 import { budgetShape, moneyOrNull, month, presentBudget } from '../usage/schemas.ts'
-import { MOST_MONTHS } from './rules.ts'
 import type { Spending, WorkspaceUsage } from './service.ts'
 import type { UsageRow, ViolationRow } from './store.ts'
 
 export const monthQuery = z.strictObject({ month: month.optional() })
-export const spendQuery = z
-  .strictObject({
-    from: month.optional().meta({ description: 'The first month; five before the last unless it is given' }),
-    to: month.optional().meta({ description: 'The last month; this one unless it is given' }),
-    ...pageQuery.shape,
-  })
-  .refine(({ from, to }) => from === undefined || to === undefined || from <= to, 'from must not be after to')
-  .refine(
-    ({ from, to }) => from === undefined || to === undefined || from >= monthBefore(to, MOST_MONTHS - 1),
-    `must be ${MOST_MONTHS} months at most`,
-  )
-export const spendFileQuery = z.strictObject({ from: month.optional(), to: month.optional() })
+const months = {
+  from: month.optional().meta({ description: 'The first month; five before the last unless it is given' }),
+  to: month.optional().meta({ description: 'The last month; this one unless it is given' }),
+}
+export const spendQuery = z.strictObject({ ...months, ...pageQuery.shape })
+export const spendFileQuery = z.strictObject(months)
 export const eventsQuery = z.strictObject({
   month: month.optional(),
   trace_id: z.string().refine(isTraceId, 'must be a trace id').optional(),
@@ -29,6 +22,7 @@ export const eventsQuery = z.strictObject({
 })
 export const violationsQuery = z.strictObject({ month: month.optional(), ...pageQuery.shape })
 
+const perMonth = z.array(z.int())
 const sums = {
   spent: z.string(),
   events: z.int(),
@@ -62,7 +56,14 @@ export const spendShape = z
         mode: z.enum(['soft', 'hard']).nullable(),
         spent: z.array(z.string()),
         held: z.string().meta({ description: 'By reservations of the last of the months' }),
-        refused: z.int().meta({ description: 'Admissions refused in the last of the months' }),
+        events: perMonth,
+        violations: z
+          .object({
+            refused: perMonth.meta({ description: 'Admissions refused' }),
+            overrun: perMonth.meta({ description: 'Spent above what was held, or above a hard cap' }),
+            soft_cap: perMonth.meta({ description: 'Soft caps passed: each counts once a month' }),
+          })
+          .meta({ description: 'How many, each a list of months' }),
       }),
     ),
   })
@@ -102,7 +103,8 @@ export function presentSpending(spending: Spending): Record<string, unknown> {
       mode: workspace.budget?.mode ?? null,
       spent: workspace.spent.map(formatMoney),
       held: formatMoney(workspace.held.at(-1) ?? 0n),
-      refused: workspace.refused,
+      events: workspace.events,
+      violations: workspace.violations,
     })),
   }
 }
@@ -125,11 +127,18 @@ export const usageEventShape = z
     profile_id: z.string().nullable(),
     credential_id: z.string(),
     token_version: z.string().nullable(),
-    user_id: z.string().nullable(),
+    user_id: z
+      .string()
+      .nullable()
+      .meta({ description: 'The person behind the credential: answered to themselves, and to an admin' }),
   })
   .meta({ id: 'UsageEvent' })
 
-export function presentUsageEvent(row: UsageRow, kept: string): Record<string, unknown> {
+/** @param mayName whether this person is named to the caller */
+export function presentUsageEvent(
+  row: UsageRow,
+  { currency: kept, mayName }: { currency: string; mayName: (userId: string) => boolean },
+): Record<string, unknown> {
   return {
     id: row.eventId,
     month: formatMonth(row.month),
@@ -147,7 +156,7 @@ export function presentUsageEvent(row: UsageRow, kept: string): Record<string, u
     profile_id: row.profileId,
     credential_id: row.credentialId,
     token_version: row.tokenVersion === null ? null : `v${row.tokenVersion}`,
-    user_id: row.userId,
+    user_id: row.userId !== null && mayName(row.userId) ? row.userId : null,
   }
 }
 
@@ -156,10 +165,12 @@ export const violationShape = z
     id: z.string(),
     workspace_id: z.string(),
     month: z.string(),
-    kind: z.enum(['refused', 'overrun', 'soft_cap']),
+    kind: z.enum(VIOLATION_KINDS),
     credential_id: z.string().nullable(),
     cap: z.string(),
-    asked: z.string().meta({ description: 'By the last one; of an overrun and a soft cap, what was spent' }),
+    asked: z.string().nullable().meta({
+      description: 'By the last one; of an overrun and a soft cap, what was spent; null: not known beforehand',
+    }),
     left: z.string().meta({ description: 'Of the cap before it' }),
     currency: z.string(),
     count: z.int().meta({ description: 'Of this credential, in an hour' }),
@@ -177,7 +188,7 @@ export function presentViolation(row: ViolationRow, kept: string): Record<string
     kind: row.kind,
     credential_id: row.credentialId,
     cap: formatMoney(row.capMicros),
-    asked: formatMoney(row.askedMicros),
+    asked: moneyOrNull(row.askedMicros),
     left: formatMoney(row.leftMicros),
     currency: kept,
     count: row.count,

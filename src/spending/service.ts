@@ -1,9 +1,10 @@
 // What was spent: of a workspace, and of an organization by workspace and month. The caller has been let in by now.
+import { AppError } from '../errors.ts'
 import type { OrganizationId, WorkspaceId } from '../ids.ts'
 import { type Db, reading } from '../store/database.ts'
 import type { Budget, Micros, Month } from '../usage/rules.ts'
 import { findBudget, findCurrency, readMonth } from '../usage/service.ts'
-import { CSV_HEADER, csvLines, monthsOf } from './rules.ts'
+import { CSV_HEADER, csvLines, monthsOf, monthsProblem } from './rules.ts'
 import * as store from './store.ts'
 
 export type { ModelSums, MonthSpending, Trouble, UsageRow, ViolationRow, WorkspaceSpending } from './store.ts'
@@ -20,17 +21,28 @@ export interface Spending {
   months: Month[]
   /** Of the whole organization, one for each month. */
   totals: Micros[]
+  /** In the last month, as is what is held. */
+  events: number
   heldMicros: Micros
   workspaces: store.WorkspaceSpending[]
 }
 
+/** @throws {AppError} `invalid_request` for months in the wrong order, or too many */
+export async function resolveMonths(db: Db, asked: MonthsAsked): Promise<Month[]> {
+  const months = monthsOf(await reading(readMonth(db)), asked)
+  const problem = monthsProblem(months)
+  if (problem !== undefined) throw new AppError('invalid_request', { detail: problem })
+  return months
+}
+
+/** @throws {AppError} as `resolveMonths` */
 export async function getSpending(
   db: Db,
   organizationId: OrganizationId,
   asked: MonthsAsked,
   page: store.SpendingPage,
 ): Promise<Spending> {
-  const months = monthsOf(await reading(readMonth(db)), asked)
+  const months = await resolveMonths(db, asked)
   const [currency, totals, workspaces] = await reading(
     Promise.all([
       findCurrency(db, organizationId),
@@ -43,6 +55,7 @@ export async function getSpending(
     currency,
     months,
     totals: totals.map(({ settledMicros }) => settledMicros),
+    events: totals.at(-1)?.events ?? 0,
     heldMicros: totals.at(-1)?.heldMicros ?? 0n,
     workspaces,
   }
@@ -74,9 +87,8 @@ const WORKSPACES_A_READ = 500
 export async function* exportSpending(
   db: Db,
   organizationId: OrganizationId,
-  asked: MonthsAsked,
+  months: readonly Month[],
 ): AsyncGenerator<string> {
-  const months = monthsOf(await reading(readMonth(db)), asked)
   const currency = await reading(findCurrency(db, organizationId))
   yield CSV_HEADER
   let after: string | undefined

@@ -13,11 +13,11 @@ export interface WorkspaceSpending {
   costCentre: string | null
   archivedAt: Date | null
   budget: Budget | undefined
-  /** One for each month asked for, as is what was held. */
+  /** One for each month asked for, as is all that follows. */
   spent: Micros[]
   held: Micros[]
-  /** Admissions refused in the last month. */
-  refused: number
+  events: number[]
+  violations: Record<ViolationKind, number[]>
 }
 
 interface SpendingRow {
@@ -27,8 +27,8 @@ interface SpendingRow {
   archived_at: Date | null
   cap_micros: string | null
   mode: BudgetMode | null
-  sums: Record<string, { settled: string; held: string }> | null
-  refused: string
+  sums: Record<string, { settled: string; held: string; events: number }> | null
+  violations: Record<string, Partial<Record<ViolationKind, number>>> | null
 }
 
 export interface SpendingPage {
@@ -39,8 +39,8 @@ export interface SpendingPage {
 }
 
 /**
- * Workspaces of an organization, archived ones where they spent something in these months. By workspaces_by_organization and
- * the primary key of spend.
+ * Workspaces of an organization, archived ones where they spent something in these months. By workspaces_by_organization, the
+ * primary key of spend and violations_by_workspace.
  */
 export async function listSpending(
   executor: Executor,
@@ -53,10 +53,14 @@ export async function listSpending(
   const order = page.order === 'id' ? sql`w.id` : sql`coalesce(l.settled_micros, 0) desc, w.id`
   const { rows } = await sql<SpendingRow>`
     select w.id, w.name, w.cost_centre, w.archived_at, b.cap_micros::text as cap_micros, b.mode,
-      (select jsonb_object_agg(s.month::text, jsonb_build_object('settled', s.settled_micros::text, 'held', s.held_micros::text))
+      (select jsonb_object_agg(s.month::text, jsonb_build_object('settled', s.settled_micros::text, 'held', s.held_micros::text,
+          'events', s.event_count))
         from spend s where s.workspace_id = w.id and s.${within}) as sums,
-      (select coalesce(sum(v.count), 0) from violations v
-        where v.workspace_id = w.id and v.month = ${to}::date and v.kind = 'refused')::text as refused
+      (select jsonb_object_agg(of_month.month::text, of_month.counts) from (
+        select of_kind.month, jsonb_object_agg(of_kind.kind, of_kind.count) as counts from (
+          select v.month, v.kind, sum(v.count) as count from violations v
+          where v.workspace_id = w.id and v.${within} group by v.month, v.kind) as of_kind
+        group by of_kind.month) as of_month) as violations
     from workspaces w
     left join budgets b on b.workspace_id = w.id
     left join spend l on l.workspace_id = w.id and l.month = ${to}::date
@@ -71,8 +75,13 @@ export async function listSpending(
     budget: toBudget(row),
     spent: months.map((month) => BigInt(row.sums?.[month]?.settled ?? 0)),
     held: months.map((month) => BigInt(row.sums?.[month]?.held ?? 0)),
-    refused: Number(row.refused),
+    events: months.map((month) => row.sums?.[month]?.events ?? 0),
+    violations: mapKinds((kind) => months.map((month) => row.violations?.[month]?.[kind] ?? 0)),
   }))
+}
+
+function mapKinds<T>(of: (kind: ViolationKind) => T): Record<ViolationKind, T> {
+  return { refused: of('refused'), overrun: of('overrun'), soft_cap: of('soft_cap') }
 }
 
 function toBudget({ cap_micros, mode }: Pick<SpendingRow, 'cap_micros' | 'mode'>): Budget | undefined {
@@ -88,6 +97,8 @@ export interface Trouble {
   refused: number
   refusedIn: number
   refusedName: string | null
+  /** Of any kind. */
+  violations: number
 }
 
 /**
@@ -102,15 +113,17 @@ export async function countTrouble(
   const [from, to] = [months[0], months.at(-1)]
   const isOver = sql`l.settled_micros > b.cap_micros`
   const { rows } = await sql<Trouble>`
-    with refused as (select workspace_id, sum(count) as count from violations
-      where organization_id = ${organizationId} and month = ${to}::date and kind = 'refused' group by workspace_id)
+    with violated as (
+      select workspace_id, sum(count) as count, sum(count) filter (where kind = 'refused') as refused from violations
+      where organization_id = ${organizationId} and month = ${to}::date group by workspace_id)
     select count(*)::float8 as workspaces, (count(*) filter (where ${isOver}))::float8 as over,
-      min(w.name) filter (where ${isOver}) as "overName", coalesce(sum(r.count), 0)::float8 as refused,
-      count(r.workspace_id)::float8 as "refusedIn", min(w.name) filter (where r.workspace_id is not null) as "refusedName"
+      min(w.name) filter (where ${isOver}) as "overName", coalesce(sum(v.refused), 0)::float8 as refused,
+      count(v.refused)::float8 as "refusedIn", min(w.name) filter (where v.refused is not null) as "refusedName",
+      coalesce(sum(v.count), 0)::float8 as violations
     from workspaces w
     left join budgets b on b.workspace_id = w.id
     left join spend l on l.workspace_id = w.id and l.month = ${to}::date
-    left join refused r on r.workspace_id = w.id
+    left join violated v on v.workspace_id = w.id
     where w.organization_id = ${organizationId} and (w.archived_at is null or exists (
       select from spend s where s.workspace_id = w.id and s.month between ${from}::date and ${to}::date))`.execute(
     executor,
@@ -123,6 +136,7 @@ export interface MonthTotal {
   month: Month
   settledMicros: Micros
   heldMicros: Micros
+  events: number
 }
 
 /** All of an organization. By spend_by_organization. */
@@ -131,8 +145,10 @@ export async function sumSpend(
   organizationId: OrganizationId,
   months: readonly Month[],
 ): Promise<MonthTotal[]> {
-  const { rows } = await sql<{ month: Month; settled: string; held: string }>`
-    select month::text as month, sum(settled_micros)::text as settled, sum(held_micros)::text as held from spend
+  const { rows } = await sql<{ month: Month; settled: string; held: string; events: number }>`
+    select month::text as month, sum(settled_micros)::text as settled, sum(held_micros)::text as held,
+      sum(event_count)::float8 as events
+    from spend
     where organization_id = ${organizationId} and month between ${months[0]}::date and ${months.at(-1)}::date
     group by month`.execute(executor)
   const of = new Map(rows.map((row) => [row.month, row]))
@@ -140,6 +156,7 @@ export async function sumSpend(
     month,
     settledMicros: BigInt(of.get(month)?.settled ?? 0),
     heldMicros: BigInt(of.get(month)?.held ?? 0),
+    events: of.get(month)?.events ?? 0,
   }))
 }
 
@@ -323,12 +340,15 @@ export async function listEvents(
 export interface ViolationRow {
   id: ViolationId
   workspaceId: WorkspaceId
+  workspaceName: string
+  isArchived: boolean
   month: Month
   kind: ViolationKind
   /** Null for a soft cap: it was passed by all of them together. */
   credentialId: string | null
   capMicros: Micros
-  askedMicros: Micros
+  /** Null: nobody knew what it would cost. */
+  askedMicros: Micros | null
   leftMicros: Micros
   count: number
   traceId: string
@@ -336,7 +356,7 @@ export interface ViolationRow {
   lastAt: Date
 }
 
-/** Newest first. By violations_by_workspace, or violations_by_organization. */
+/** Newest first. By violations_by_workspace or violations_by_organization, and the primary key of workspaces. */
 export async function listViolations(
   executor: Executor,
   place: { workspaceId: WorkspaceId } | { organizationId: OrganizationId },
@@ -344,33 +364,41 @@ export async function listViolations(
   page: { before?: string | undefined; limit: number },
 ): Promise<ViolationRow[]> {
   const here =
-    'workspaceId' in place ? sql`workspace_id = ${place.workspaceId}` : sql`organization_id = ${place.organizationId}`
-  const older = page.before === undefined ? sql`` : sql`and id < ${page.before}`
+    'workspaceId' in place
+      ? sql`v.workspace_id = ${place.workspaceId}`
+      : sql`v.organization_id = ${place.organizationId}`
+  const older = page.before === undefined ? sql`` : sql`and v.id < ${page.before}`
   const { rows } = await sql<{
     id: ViolationId
     workspace_id: WorkspaceId
+    workspace_name: string
+    is_archived: boolean
     kind: ViolationKind
     credential_id: string
     cap: string
-    asked: string
+    asked: string | null
     left_over: string
     count: number
     trace_id: string
     first_at: Date
     last_at: Date
   }>`
-    select id, workspace_id, kind, credential_id, cap_micros::text as cap, asked_micros::text as asked,
-      left_micros::text as left_over, count::float8 as count, trace_id, first_at, last_at
-    from violations where ${here} and month = ${month}::date ${older}
-    order by id desc limit ${page.limit}`.execute(executor)
+    select v.id, v.workspace_id, w.name as workspace_name, w.archived_at is not null as is_archived, v.kind, v.credential_id,
+      v.cap_micros::text as cap, v.asked_micros::text as asked, v.left_micros::text as left_over, v.count::float8 as count,
+      v.trace_id, v.first_at, v.last_at
+    from violations v join workspaces w on w.id = v.workspace_id
+    where ${here} and v.month = ${month}::date ${older}
+    order by v.id desc limit ${page.limit}`.execute(executor)
   return rows.map((row) => ({
     id: row.id,
     workspaceId: row.workspace_id,
+    workspaceName: row.workspace_name,
+    isArchived: row.is_archived,
     month,
     kind: row.kind,
     credentialId: row.credential_id || null,
     capMicros: BigInt(row.cap),
-    askedMicros: BigInt(row.asked),
+    askedMicros: row.asked === null ? null : BigInt(row.asked),
     leftMicros: BigInt(row.left_over),
     count: row.count,
     traceId: row.trace_id,

@@ -86,14 +86,14 @@ async function makePartitions(db: Db): Promise<void> {
   }
 }
 
-/** How many months from this one on have a partition of their own. By the catalogue alone. */
+/** How many months from this one on have a partition of their own in each table: the fewest of them. By the catalogue alone. */
 export async function monthsAhead(db: Db): Promise<number> {
   const { rows } = await sql<{ count: number }>`
-    select count(*)::int as count from pg_inherits i join pg_class c on c.oid = i.inhrelid
-    where i.inhparent = 'audit_events'::regclass
-      and c.relname >= 'audit_events_' || to_char(now() at time zone 'utc', 'YYYY_MM') and c.relname ~ '_[0-9]{4}_[0-9]{2}$'`.execute(
-    db,
-  )
+    select count(c.oid)::int as count from unnest(${BY_MONTH}::text[]) as of (name)
+    left join pg_inherits i on i.inhparent = of.name::regclass
+    left join pg_class c on c.oid = i.inhrelid and c.relname ~ '_[0-9]{4}_[0-9]{2}$'
+      and c.relname >= of.name || '_' || to_char(now() at time zone 'utc', 'YYYY_MM')
+    group by of.name order by count limit 1`.execute(db)
   return rows[0]?.count ?? 0
 }
 

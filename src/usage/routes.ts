@@ -1,5 +1,14 @@
 // Usage over the JSON API: events, reservations, budgets, and what an organization counts in.
-import { ABOVE_WORKSPACES, ANY_CREDENTIAL, type Route, type Rule, route } from '../api/route.ts'
+import {
+  ABOVE_WORKSPACES,
+  ANY_CREDENTIAL,
+  INGEST,
+  type Reach,
+  type Route,
+  type Rule,
+  route,
+  workspaceOf,
+} from '../api/route.ts'
 import { AppError } from '../errors.ts'
 import type { WorkspaceId } from '../ids.ts'
 import { organizationParams, workspaceParams } from '../organizations/schemas.ts'
@@ -18,7 +27,6 @@ interface UsageRoutesDeps {
 
 const TAG = 'Usage'
 /** What is used is used by a credential of one workspace: that is whose spend it is. */
-const USE: Rule = { who: 'caller', permission: 'ingest', credentials: ['workspace_token', 'access_token'] }
 
 export function usageRoutes({ db, ephemeral }: { db: Db; ephemeral: EphemeralStore }): Route[] {
   const deps = { db, counter: createCounter(ephemeral) }
@@ -36,7 +44,7 @@ function ingestEvents(deps: UsageRoutesDeps): Route {
     description:
       'Up to 1,000 events; all of them are recorded, or none. The workspace is the credential’s. No event is refused for a cap. 6,000 calls a minute and credential.',
     tag: TAG,
-    rule: USE,
+    rule: INGEST,
     body: shapes.newEvents,
     mostBodyBytes: MOST_INGEST_BYTES,
     traced: true,
@@ -63,7 +71,7 @@ function reservationRoutes(deps: UsageRoutesDeps): Route[] {
       description:
         'Under a hard cap it is held only while what is settled, held and asked for stays within the cap; 402 otherwise. The hold counts in this month, and ends by itself.',
       tag: TAG,
-      rule: USE,
+      rule: INGEST,
       body: shapes.newReservation,
       repeatable: true,
       traced: true,
@@ -90,7 +98,7 @@ function reservationRoutes(deps: UsageRoutesDeps): Route[] {
       operationId: 'getReservation',
       summary: 'Show a reservation',
       tag: TAG,
-      rule: USE,
+      rule: INGEST,
       params,
       answers: found,
       async handle({ params: { reservation_id }, principal }) {
@@ -105,9 +113,9 @@ function reservationRoutes(deps: UsageRoutesDeps): Route[] {
       operationId: 'settleReservation',
       summary: 'End a hold with what was really spent',
       description:
-        'It is recorded in the month of the hold, also when it is more than was held or comes after it ended. Sent again it is the same.',
+        'It is recorded in full, in the month of the hold, also when it is more than was held; in this month when the hold has ended. Sent again it is the same.',
       tag: TAG,
-      rule: USE,
+      rule: INGEST,
       params,
       body: shapes.settlement,
       traced: true,
@@ -125,7 +133,7 @@ function reservationRoutes(deps: UsageRoutesDeps): Route[] {
       summary: 'End a hold without spending',
       description: 'Sent again it is the same.',
       tag: TAG,
-      rule: USE,
+      rule: INGEST,
       params,
       answers: found,
       async handle({ params: { reservation_id: id }, principal, request }) {
@@ -212,9 +220,9 @@ function changeCurrency({ db }: UsageRoutesDeps): Route {
   })
 }
 
-function placeOf(reach: { workspace: { id: WorkspaceId; organization_id: `org_${string}` } | undefined }) {
-  if (reach.workspace === undefined) throw new AppError('not_found')
-  return { workspaceId: reach.workspace.id, organizationId: reach.workspace.organization_id }
+function placeOf(reach: Reach) {
+  const { id, organization_id } = workspaceOf(reach)
+  return { workspaceId: id, organizationId: organization_id }
 }
 
 /** An archived workspace, or one that the person behind the credential has left, is none any more. */

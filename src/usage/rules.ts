@@ -1,5 +1,5 @@
 // Money, months, and what a cap says to an amount. Pure.
-import type { BudgetMode, ViolationKind } from '../store/tables.ts'
+import type { BudgetMode, ReservationState, ViolationKind } from '../store/tables.ts'
 
 /** Millionths of a currency's unit. */
 export type Micros = bigint
@@ -72,21 +72,26 @@ export function isAdmitted(budget: Budget | undefined, balance: Balance, asked: 
   return budget?.mode !== 'hard' || asked <= leftOf(budget, balance)
 }
 
-/** What spending broke: a soft cap that was passed just now; a hard one that is, or a hold that was not enough. */
+export const VIOLATION_KINDS = ['refused', 'overrun', 'soft_cap'] as const satisfies readonly ViolationKind[]
+
+/** What spending broke: a soft cap that is passed; a hard one that is, or a hold that was not enough. */
 export function violationOf(
   budget: Budget,
-  { before, after, isOverrun }: { before: Balance; after: Balance; isOverrun: boolean },
+  { after, isOverrun }: { after: Balance; isOverrun: boolean },
 ): Exclude<ViolationKind, 'refused'> | undefined {
   if (budget.mode === 'hard') return isOverrun || leftOf(budget, after) < 0n ? 'overrun' : undefined
-  const passes = before.settledMicros <= budget.capMicros && after.settledMicros > budget.capMicros
-  return passes ? 'soft_cap' : undefined
+  return after.settledMicros > budget.capMicros ? 'soft_cap' : undefined
 }
 
 export const ALERT_PERCENTS = [80, 100] as const
 export type AlertPercent = (typeof ALERT_PERCENTS)[number]
 
-/** Which alerts stand at this spend. A cap of nothing has none but the last. */
+/** Of one workspace: whose address they go to may not have asked for them. */
+export const MOST_ALERTS_A_DAY = 6
+
+/** Which alerts stand at this spend: none before anything was spent. A cap of nothing has none but the last. */
 export function alertsAt({ capMicros }: Budget, settledMicros: Micros): AlertPercent[] {
+  if (settledMicros === 0n) return []
   return ALERT_PERCENTS.filter((percent) =>
     percent === 100
       ? settledMicros >= capMicros
@@ -114,6 +119,19 @@ export function sumOf(events: ReadonlyArray<Pick<UsageEvent, 'costMicros'>>): Mi
 }
 
 // --- Reservations --------------------------------------------------------------------------------------------------------
+
+/** What a reservation is now: its time may have come without anybody noticing. */
+export function stateOf({ state, isPast }: { state: ReservationState; isPast: boolean }): ReservationState {
+  return state === 'held' && isPast ? 'expired' : state
+}
+
+/** In which month a settlement counts: that of the hold while it lasts. What comes later is governed by the cap of its own. */
+export function monthOfSettlement(
+  hold: { month: Month; state: ReservationState; isPast: boolean },
+  current: Month,
+): Month {
+  return stateOf(hold) === 'held' || hold.month > current ? hold.month : current
+}
 
 export const LONGEST_HOLD_SECONDS = 86_400
 export const HOLD_SECONDS = 900

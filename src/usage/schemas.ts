@@ -2,7 +2,7 @@
 import { z } from 'zod'
 import { withoutBearerValues } from '../crypto/token-value.ts'
 import { isTraceId } from '../http/trace.ts'
-import { rfc3339, rfc3339OrNull } from '../times.ts'
+import { isKeepableTime, NOT_KEEPABLE, rfc3339, rfc3339OrNull } from '../times.ts'
 import {
   type Balance,
   type Budget,
@@ -15,9 +15,10 @@ import {
   type Month,
   parseMoney,
   parseMonth,
+  stateOf,
   type UsageEvent,
 } from './rules.ts'
-import { type Reservation, stateOf } from './service.ts'
+import type { Reservation } from './service.ts'
 
 // --- In -------------------------------------------------------------------------------------------------------------------
 
@@ -58,7 +59,7 @@ const named = (most: number) =>
     .refine((text) => text.isWellFormed() && !/[\p{Cc}\p{Zl}\p{Zp}]/u.test(text), 'must not hold control characters')
     .refine((text) => withoutBearerValues(text) === text, 'must not hold a token')
 
-const MOST_TOKENS = 1_000_000_000_000
+const MOST_TOKENS = 1_000_000_000
 const tokenCount = z.int().min(0).max(MOST_TOKENS)
 
 const facts = {
@@ -69,6 +70,7 @@ const facts = {
   occurred_at: z.iso
     .datetime({ offset: true })
     .max(40)
+    .refine(isKeepableTime, NOT_KEEPABLE)
     .optional()
     .meta({ description: 'By the caller’s clock. The month is that of the recording, by the database’s' }),
   profile_id: z.string().refine(isTraceId, 'must be 1 to 128 of A-Z a-z 0-9 . _ : -, and no credential').optional(),
@@ -112,7 +114,9 @@ export function toFacts(sent: Facts, costMicros: Micros | null): Omit<UsageEvent
 
 export const newReservation = z
   .strictObject({
-    amount: money.meta({ description: 'The most that it may cost' }),
+    amount: money
+      .refine((micros) => micros > 0n, 'must be above zero')
+      .meta({ description: 'The most that it may cost', example: '4.00' }),
     currency: currency.optional(),
     hold_seconds: z
       .int()
@@ -157,7 +161,7 @@ export const reservationShape = z
     amount: z.string(),
     cost: z.string().nullable(),
     currency: z.string(),
-    month: z.string().meta({ description: 'In which it counts' }),
+    month: z.string().meta({ description: 'In which it counts: that of the hold, or of a settlement after its end' }),
     created_at: z.iso.datetime(),
     expires_at: z.iso.datetime(),
     ended_at: z.iso.datetime().nullable(),

@@ -15,7 +15,7 @@ import {
 import type { Authority, Principal } from '../principals/rules.ts'
 import { actorOf, lockAuthority, lockOrganizationAuthority } from '../principals/service.ts'
 import { type Db, type Executor, reading, type Trx, transact } from '../store/database.ts'
-import type { ReservationState, ViolationKind } from '../store/tables.ts'
+import type { ViolationKind } from '../store/tables.ts'
 import {
   alertsAt,
   type Balance,
@@ -25,11 +25,14 @@ import {
   leftOf,
   type Micros,
   type Month,
+  monthOfSettlement,
+  stateOf,
   sumOf,
   type UsageEvent,
   violationOf,
 } from './rules.ts'
 import * as store from './store.ts'
+import { inTurn } from './turns.ts'
 
 export { findBudget, findCurrency, type Reservation, readMonth } from './store.ts'
 
@@ -38,11 +41,17 @@ interface By {
   request: RequestInfo
 }
 
+/** @throws {AppError} `wrong_credential` for one that is of no workspace */
+function workspaceOf({ workspaceId }: Principal): WorkspaceId {
+  if (workspaceId === undefined) throw new AppError('wrong_credential')
+  return workspaceId
+}
+
 /** Who uses something: locked, and looked at again. Nothing is recorded on the word of what was revoked. */
 async function lockSource(trx: Trx, { principal, request }: By): Promise<store.Source> {
-  const { authority, credentialId, tokenVersion, workspaceId } = principal
-  if (credentialId === undefined || workspaceId === undefined) throw new AppError('wrong_credential')
-  const place = await lockAuthority(trx, authority, workspaceId, { role: 'viewer' })
+  const { authority, credentialId, tokenVersion } = principal
+  if (credentialId === undefined) throw new AppError('wrong_credential')
+  const place = await lockAuthority(trx, authority, workspaceOf(principal), { role: 'viewer' })
   return {
     organizationId: place.organizationId,
     workspaceId: place.workspaceId,
@@ -52,6 +61,10 @@ async function lockSource(trx: Trx, { principal, request }: By): Promise<store.S
     traceId: request.traceId,
     profileId: request.profileId ?? null,
   }
+}
+
+function transactInTurn<T>(db: Db, workspaceId: WorkspaceId, work: (trx: Trx) => Promise<T>): Promise<T> {
+  return inTurn(db, workspaceId, () => transact(db, work))
 }
 
 // --- Events ---------------------------------------------------------------------------------------------------------------
@@ -85,7 +98,7 @@ export async function ingest(
     if ((digests.get(event.eventId) ?? digest) !== digest) throw eventDiffers(event.eventId)
     digests.set(event.eventId, digest)
   }
-  return transact(db, async (trx) => {
+  return transactInTurn(db, workspaceOf(input.principal), async (trx) => {
     const source = await lockSource(trx, input)
     requireCurrency(await store.lockCurrency(trx, source.organizationId), input.currency)
     const claims = [...digests].map(([eventId, digest]) => ({ eventId, digest }))
@@ -128,11 +141,22 @@ function requireCurrency(kept: string, given: string | undefined): void {
 /** Records events in a month, and says what that does to its cap. */
 async function spend(trx: Trx, recording: store.Recording): Promise<void> {
   const { source, month } = recording
-  const budget = await store.lockBudget(trx, source.workspaceId)
-  const before = await store.lockMonth(trx, source, month)
+  const { budget, balance: before } = await lockBalance(trx, source, month)
   const after = await store.recordEvents(trx, recording)
   if (budget === undefined) return
   await judge(trx, { source, month, budget, before, after })
+}
+
+/** A month and its cap, neither of which changes until this transaction ends. */
+async function lockBalance(
+  trx: Trx,
+  source: store.Source,
+  month: Month,
+): Promise<{ budget: Budget | undefined; balance: Balance }> {
+  const locked = await store.lockBudget(trx, source.workspaceId)
+  const balance = await store.lockMonth(trx, source, month)
+  // Where there was none, nothing was locked: one may have been set while this waited for the month.
+  return { budget: locked ?? (await store.findBudget(trx, source.workspaceId)), balance }
 }
 
 interface Judged {
@@ -144,20 +168,31 @@ interface Judged {
 }
 
 /**
- * What spending led to: a soft cap that was passed, more spent than a hard one, alerts.
+ * What spending led to: a soft cap that is passed, more spent than a hard one, alerts.
  *
  * @param isOverrun it was more than was held for it, or came after the hold: an overrun also within the cap
  */
 async function judge(trx: Trx, { source, month, budget, before, after }: Judged, isOverrun = false): Promise<void> {
   const spent = after.settledMicros - before.settledMicros
   if (spent === 0n) return
-  const kind = violationOf(budget, { before, after, isOverrun })
+  const kind = violationOf(budget, { after, isOverrun })
   const facts = { source, month, capMicros: budget.capMicros, askedMicros: spent, leftMicros: leftOf(budget, before) }
   if (kind !== undefined) await violate(trx, { ...facts, kind })
-  const told = alertsAt(budget, before.settledMicros)
-  for (const percent of alertsAt(budget, after.settledMicros)) {
-    if (!told.includes(percent)) await store.recordAlert(trx, { place: source, month, percent, budget })
-  }
+  await alert(trx, { place: source, month, budget, settledMicros: after.settledMicros })
+}
+
+/** Tells of what is spent of a cap; what was told is not told again. The month is locked by now. */
+async function alert(
+  trx: Trx,
+  at: {
+    place: { organizationId: OrganizationId; workspaceId: WorkspaceId }
+    month: Month
+    budget: Budget
+    settledMicros: Micros
+  },
+): Promise<void> {
+  const percents = alertsAt(at.budget, at.settledMicros)
+  if (percents.length > 0) await store.recordAlerts(trx, { ...at, percents })
 }
 
 const EVENT_OF_VIOLATION: Record<ViolationKind, string> = {
@@ -169,8 +204,8 @@ const EVENT_OF_VIOLATION: Record<ViolationKind, string> = {
 /** The audit log has the first of an hour; how many they were is with the violation. */
 async function violate(trx: Trx, violation: store.NewViolation): Promise<void> {
   const { source, kind } = violation
-  const { id, isFirst } = await store.recordViolation(trx, violation)
-  if (!isFirst) return
+  const id = await store.recordViolation(trx, violation)
+  if (id === undefined) return
   await record(trx, {
     event: EVENT_OF_VIOLATION[kind],
     status: 'fail',
@@ -185,7 +220,7 @@ async function violate(trx: Trx, violation: store.NewViolation): Promise<void> {
       violation_id: id,
       month: violation.month.slice(0, 7),
       cap: formatMoney(violation.capMicros),
-      asked: formatMoney(violation.askedMicros),
+      asked: violation.askedMicros === null ? null : formatMoney(violation.askedMicros),
       left: formatMoney(violation.leftMicros),
     },
   })
@@ -202,12 +237,14 @@ export interface Priced {
 /** Rolls an admission back: what was held, and the Idempotency-Key that would bring the refusal back. */
 class NotAdmitted extends Error {
   readonly violation: store.NewViolation
+  readonly currency: string
   /** A sentence, where it is not the amount. */
   readonly problem: string | undefined
 
-  constructor(violation: store.NewViolation, problem?: string) {
+  constructor(violation: store.NewViolation, currency: string, problem?: string) {
     super('not admitted')
     this.violation = violation
+    this.currency = currency
     this.problem = problem
   }
 }
@@ -227,12 +264,12 @@ export async function reserve(
     repeatable: Repeatable | undefined
   },
 ): Promise<Priced & { isRepeat: boolean }> {
-  return admitting(db, async (trx) => {
+  return admitting(db, input.principal, async (trx) => {
     const source = await lockSource(trx, input)
     const currency = await store.lockCurrency(trx, source.organizationId)
     requireCurrency(currency, input.currency)
     const { result, isRepeat } = await once(trx, input.repeatable, async () => {
-      return { id: (await hold(trx, source, input)).id }
+      return { id: (await hold(trx, source, { ...input, currency })).id }
     })
     const reservation = await store.findReservation(trx, source.workspaceId, result.id)
     if (reservation === undefined) throw new AppError('not_found')
@@ -241,50 +278,47 @@ export async function reserve(
 }
 
 /** Where an admission is refused, all of it is rolled back, and the refusal recorded. */
-async function admitting<T>(db: Db, admit: (trx: Trx) => Promise<T>): Promise<T> {
-  try {
-    return await transact(db, admit)
-  } catch (error) {
-    if (!(error instanceof NotAdmitted)) throw error
-    const { violation } = error
-    await transact(db, (trx) => violate(trx, violation))
-    const left = violation.leftMicros < 0n ? 0n : violation.leftMicros
-    throw new AppError('budget_exceeded', {
-      detail:
-        error.problem ??
-        `${formatMoney(violation.askedMicros)} was asked for, and the hard cap of ${formatMoney(violation.capMicros)} leaves ${formatMoney(left)} this month.`,
-    })
-  }
+async function admitting<T>(db: Db, principal: Principal, admit: (trx: Trx) => Promise<T>): Promise<T> {
+  return inTurn(db, workspaceOf(principal), async () => {
+    try {
+      return await transact(db, admit)
+    } catch (error) {
+      if (!(error instanceof NotAdmitted)) throw error
+      await transact(db, (trx) => violate(trx, error.violation))
+      throw new AppError('budget_exceeded', { detail: refusalOf(error) })
+    }
+  })
+}
+
+function refusalOf({ violation, currency, problem }: NotAdmitted): string {
+  if (problem !== undefined) return problem
+  const { askedMicros, capMicros, leftMicros } = violation
+  if (askedMicros === null)
+    return `No price in ${currency} is known here for this model, and this workspace has a hard cap: choose a model that has one, or let an admin of the workspace make the cap soft.`
+  const left = formatMoney(leftMicros < 0n ? 0n : leftMicros)
+  return `${formatMoney(askedMicros)} was asked for, and the hard cap of ${formatMoney(capMicros)} leaves ${left} this month.`
 }
 
 async function hold(
   trx: Trx,
   source: store.Source,
-  { amountMicros, holdSeconds }: { amountMicros: Micros; holdSeconds: number },
+  { amountMicros, holdSeconds, currency }: { amountMicros: Micros; holdSeconds: number; currency: string },
 ): Promise<store.Reservation> {
   const month = await store.readMonth(trx)
-  const budget = await store.lockBudget(trx, source.workspaceId)
-  const balance = await store.lockMonth(trx, source, month)
+  const { budget, balance } = await lockBalance(trx, source, month)
   const freed = await store.expireHolds(trx, source.workspaceId, month)
   const current = { ...balance, heldMicros: balance.heldMicros - freed }
   if (budget !== undefined && !isAdmitted(budget, current, amountMicros)) {
-    const leftMicros = leftOf(budget, current)
-    throw new NotAdmitted({
-      kind: 'refused',
-      source,
-      month,
-      capMicros: budget.capMicros,
-      askedMicros: amountMicros,
-      leftMicros,
-    })
+    const asked = { askedMicros: amountMicros, leftMicros: leftOf(budget, current) }
+    throw new NotAdmitted({ kind: 'refused', source, month, capMicros: budget.capMicros, ...asked }, currency)
   }
   await store.changeHeld(trx, source.workspaceId, month, amountMicros)
   return store.insertReservation(trx, { id: newId('res'), source, month, amountMicros, holdSeconds })
 }
 
 /**
- * Ends a hold with what was really spent: that is recorded in the month of the hold, also when it is more than was held, or
- * when the hold was over. Sent again it is the same.
+ * Ends a hold with what was really spent: that is recorded in the month of the hold, also when it is more than was held, and
+ * in the current one when the hold was over. Sent again it is the same.
  *
  * @throws {AppError} `not_found`, `already_settled` with something else, `invalid_request` for another currency
  */
@@ -292,7 +326,7 @@ export async function settle(
   db: Db,
   input: By & { id: string; event: Omit<UsageEvent, 'eventId'>; currency: string | undefined },
 ): Promise<Priced> {
-  return transact(db, async (trx) => {
+  return transactInTurn(db, workspaceOf(input.principal), async (trx) => {
     const source = await lockSource(trx, input)
     const currency = await store.lockCurrency(trx, source.organizationId)
     requireCurrency(currency, input.currency)
@@ -307,23 +341,24 @@ async function settleIn(
   settled: { id: string; event: Omit<UsageEvent, 'eventId'>; prices?: string | undefined; isEstimated?: boolean },
 ): Promise<store.Reservation> {
   const settlement = digestOfEvent(settled.event)
-  const { month, id } = await getOwn(trx, source.workspaceId, settled.id)
-  const budget = await store.lockBudget(trx, source.workspaceId)
-  const before = await store.lockMonth(trx, source, month)
+  const { month: monthOfHold, id } = await getOwn(trx, source.workspaceId, settled.id)
+  const ofHold = await lockBalance(trx, source, monthOfHold)
   const held = await store.lockReservation(trx, id)
   if (held.state === 'settled') {
     if (held.settlement !== settlement) throw new AppError('already_settled')
     return held
   }
-  if (held.state === 'held') await store.changeHeld(trx, source.workspaceId, month, -held.amountMicros)
+  if (held.state === 'held') await store.changeHeld(trx, source.workspaceId, monthOfHold, -held.amountMicros)
+  const month = monthOfSettlement(held, await store.readMonth(trx))
+  const { budget, balance: before } = month === monthOfHold ? ofHold : await lockBalance(trx, source, month)
   const events = [{ ...settled.event, eventId: id }]
   const { prices, isEstimated } = settled
   const after = await store.recordEvents(trx, { source, month, events, reservationId: id, prices, isEstimated })
   if (budget !== undefined) {
-    const isOverrun = held.state !== 'held' || held.isPast || sumOf(events) > held.amountMicros
+    const isOverrun = stateOf(held) !== 'held' || sumOf(events) > held.amountMicros
     await judge(trx, { source, month, budget, before, after }, isOverrun)
   }
-  return store.endReservation(trx, id, { state: 'settled', costMicros: settled.event.costMicros, settlement })
+  return store.endReservation(trx, id, { state: 'settled', month, costMicros: settled.event.costMicros, settlement })
 }
 
 /**
@@ -332,7 +367,7 @@ async function settleIn(
  * @throws {AppError} `not_found`, `already_settled`
  */
 export async function release(db: Db, input: By & { id: string }): Promise<Priced> {
-  return transact(db, async (trx) => {
+  return transactInTurn(db, workspaceOf(input.principal), async (trx) => {
     const source = await lockSource(trx, input)
     const currency = await store.findCurrency(trx, source.organizationId)
     return { reservation: await releaseIn(trx, source, input.id), currency }
@@ -361,11 +396,6 @@ async function getOwn(executor: Executor, workspaceId: WorkspaceId, id: string):
   return found
 }
 
-/** What a reservation is now: its time may have come without anybody noticing. */
-export function stateOf({ state, isPast }: store.Reservation): ReservationState {
-  return state === 'held' && isPast ? 'expired' : state
-}
-
 // --- Calls that we make for somebody ------------------------------------------------------------------------------------------
 
 /** A call that may be made, and whose use is recorded whatever becomes of the credential meanwhile. */
@@ -382,42 +412,48 @@ export interface AdmittedCall {
 /**
  * Lets a call go ahead. Under a hard cap the most that it can cost is held; a call whose price nobody knows is not made there.
  *
- * @param input.most by the organization's currency; undefined where it is not known
+ * @param input.most by the organization's currency; undefined where no price is known, `problem` where that is not enough
  * @throws {AppError} `budget_exceeded`, which is recorded; `unauthorized`
  */
 export function admitCall(
   db: Db,
-  input: By & { most: (currency: string) => Micros | undefined; holdSeconds: number },
+  input: By & { most: (currency: string) => Micros | { problem: string } | undefined; holdSeconds: number },
 ): Promise<AdmittedCall> {
-  return admitting(db, async (trx) => {
+  return admitting(db, input.principal, async (trx) => {
     const source = await lockSource(trx, input)
     const currency = await store.lockCurrency(trx, source.organizationId)
     const budget = await store.lockBudget(trx, source.workspaceId)
     const id = newId('use')
     if (budget?.mode !== 'hard') return { id, source, currency, reservationId: undefined }
     const amountMicros = input.most(currency)
-    if (amountMicros === undefined) {
+    if (typeof amountMicros !== 'bigint') {
       const month = await store.readMonth(trx)
       const leftMicros = leftOf(budget, await store.findBalance(trx, source.workspaceId, month))
-      const facts = { source, month, capMicros: budget.capMicros, askedMicros: 0n, leftMicros }
-      throw new NotAdmitted({ kind: 'refused', ...facts }, UNPRICED)
+      const facts = { source, month, capMicros: budget.capMicros, askedMicros: null, leftMicros }
+      throw new NotAdmitted({ kind: 'refused', ...facts }, currency, amountMicros?.problem)
     }
     if (amountMicros === 0n) return { id, source, currency, reservationId: undefined }
-    const reservation = await hold(trx, source, { amountMicros, holdSeconds: input.holdSeconds })
+    const reservation = await hold(trx, source, { amountMicros, holdSeconds: input.holdSeconds, currency })
     return { id, source, currency, reservationId: reservation.id }
   })
 }
 
-const UNPRICED =
-  'The price of this model is not known here, and this workspace has a hard cap: choose a model whose price is.'
+interface UsedByCall {
+  /** Its cost is in the currency of the admission. */
+  event: Omit<UsageEvent, 'eventId'>
+  prices: string | undefined
+  isEstimated: boolean
+}
 
 /** Records what a call used. Tried again it is the same. */
 export async function recordCall(
   db: Db,
-  { id, source, reservationId }: AdmittedCall,
-  used: { event: Omit<UsageEvent, 'eventId'>; prices: string | undefined; isEstimated: boolean },
+  { id, source, currency, reservationId }: AdmittedCall,
+  sent: UsedByCall,
 ): Promise<void> {
-  await transact(db, async (trx) => {
+  await transactPatiently(db, source.workspaceId, async (trx) => {
+    const kept = await store.lockCurrency(trx, source.organizationId)
+    const used = kept === currency ? sent : withoutCost(sent)
     if (reservationId !== undefined) {
       await settleIn(trx, source, { id: reservationId, ...used })
       return
@@ -430,25 +466,43 @@ export async function recordCall(
   })
 }
 
+/** The currency was changed while the call ran: nobody knows what it cost in the other one. */
+function withoutCost({ event, isEstimated }: UsedByCall): UsedByCall {
+  return { event: { ...event, costMicros: null }, prices: undefined, isEstimated }
+}
+
 /** For a call that was not made, or cost nothing. */
 export async function dropCall(db: Db, { source, reservationId }: AdmittedCall): Promise<void> {
-  if (reservationId !== undefined) await transact(db, (trx) => releaseIn(trx, source, reservationId))
+  if (reservationId !== undefined)
+    await transactPatiently(db, source.workspaceId, (trx) => releaseIn(trx, source, reservationId))
+}
+
+/** Nobody sends again what is not recorded. */
+function transactPatiently(db: Db, workspaceId: WorkspaceId, work: (trx: Trx) => Promise<unknown>): Promise<unknown> {
+  return inTurn(db, workspaceId, () => transact(db, work), { patient: true })
 }
 
 const MONTHS_A_ROUND = 100
 
-/** Ends holds whose time has come, also where nobody asks for anything any more. */
+/**
+ * Ends holds whose time has come, also where nobody asks for anything any more. A workspace that is too busy keeps no other one
+ * waiting: the rest is done before the first failure is thrown.
+ */
 export async function expireDueHolds(db: Db): Promise<void> {
+  const failures = new Map<WorkspaceId, unknown>()
   for (;;) {
-    const months = await reading(store.listMonthsWithExpired(db, MONTHS_A_ROUND))
+    const page = { except: [...failures.keys()], limit: MONTHS_A_ROUND }
+    const months = await reading(store.listMonthsWithExpired(db, page))
     for (const { month, ...place } of months) {
+      if (failures.has(place.workspaceId)) continue
       await transact(db, async (trx) => {
         await store.lockMonth(trx, place, month)
         await store.expireHolds(trx, place.workspaceId, month)
-      })
+      }).catch((error: unknown) => failures.set(place.workspaceId, error))
     }
-    if (months.length === 0) return
+    if (months.length === 0) break
   }
+  for (const error of failures.values()) throw error
 }
 
 // --- Budgets ------------------------------------------------------------------------------------------------------------------------
@@ -468,11 +522,11 @@ export async function setBudget(
   input: ByAuthority & { workspaceId: WorkspaceId; budget: Budget | undefined; currency: string | undefined },
 ): Promise<void> {
   const { authority, request, budget } = input
-  await transact(db, async (trx) => {
+  await transactInTurn(db, input.workspaceId, async (trx) => {
     const place = await lockAuthority(trx, authority, input.workspaceId, { role: 'admin' })
     requireCurrency(await store.lockCurrency(trx, place.organizationId), input.currency)
     const before = await store.lockBudget(trx, place.workspaceId, 'update')
-    if (budget !== undefined) await store.upsertBudget(trx, place, budget)
+    if (budget !== undefined) await putBudget(trx, place, budget)
     else await store.deleteBudget(trx, place.workspaceId)
     await record(trx, {
       event: budget === undefined ? 'budget.removed' : 'budget.changed',
@@ -485,6 +539,18 @@ export async function setBudget(
       detail: { before: presentCap(before), after: presentCap(budget) },
     })
   })
+}
+
+/** No admission that was decided without this cap is committed after it. */
+async function putBudget(
+  trx: Trx,
+  place: { organizationId: OrganizationId; workspaceId: WorkspaceId },
+  budget: Budget,
+): Promise<void> {
+  await store.upsertBudget(trx, place, budget)
+  const month = await store.readMonth(trx)
+  const { settledMicros } = await store.lockAdmissions(trx, place, month)
+  await alert(trx, { place, month, budget, settledMicros })
 }
 
 function presentCap(budget: Budget | undefined): Record<string, string> | null {

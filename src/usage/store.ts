@@ -5,7 +5,15 @@ import type { AlertId, OrganizationId, ReservationId, UserId, ViolationId, Works
 import { newId } from '../ids.ts'
 import { type Executor, THIS_MONTH, type Trx } from '../store/database.ts'
 import type { BudgetMode, ReservationState, ViolationKind } from '../store/tables.ts'
-import type { AlertPercent, Balance, Budget, Micros, Month, UsageEvent } from './rules.ts'
+import {
+  type AlertPercent,
+  type Balance,
+  type Budget,
+  type Micros,
+  MOST_ALERTS_A_DAY,
+  type Month,
+  type UsageEvent,
+} from './rules.ts'
 
 /** Where something was used, and by what. */
 export interface Source {
@@ -47,12 +55,27 @@ export async function lockMonth(trx: Trx, place: Place, month: Month): Promise<B
     select ${BALANCE} from spend where workspace_id = ${place.workspaceId} and month = ${month}::date for update`
   const { rows } = await lock.execute(trx)
   if (rows[0] !== undefined) return toBalance(rows[0])
-  await sql`insert into spend (organization_id, workspace_id, month)
-    values (${place.organizationId}, ${place.workspaceId}, ${month}::date) on conflict do nothing`.execute(trx)
+  await insertMonth(place, month).execute(trx)
   const [made] = (await lock.execute(trx)).rows
   if (made === undefined) throw new Error('a month was made and is not there')
   return toBalance(made)
 }
+
+/**
+ * Waits for the admissions of a month that are being decided, and makes others wait until this transaction ends; leaves no row
+ * where there was none.
+ */
+export async function lockAdmissions(trx: Trx, place: Place, month: Month): Promise<Balance> {
+  const { numAffectedRows } = await insertMonth(place, month).execute(trx)
+  const balance = await lockMonth(trx, place, month)
+  if (numAffectedRows === 1n)
+    await sql`delete from spend where workspace_id = ${place.workspaceId} and month = ${month}::date`.execute(trx)
+  return balance
+}
+
+const insertMonth = (place: Place, month: Month) => sql`
+  insert into spend (organization_id, workspace_id, month)
+  values (${place.organizationId}, ${place.workspaceId}, ${month}::date) on conflict do nothing`
 
 /** Primary key. */
 export async function findBalance(executor: Executor, workspaceId: WorkspaceId, month: Month): Promise<Balance> {
@@ -62,7 +85,7 @@ export async function findBalance(executor: Executor, workspaceId: WorkspaceId, 
 }
 
 export async function changeHeld(trx: Trx, workspaceId: WorkspaceId, month: Month, by: Micros): Promise<void> {
-  await sql`update spend set held_micros = held_micros + ${by.toString()}::bigint
+  await sql`update spend set held_micros = held_micros + ${by.toString()}::numeric
     where workspace_id = ${workspaceId} and month = ${month}::date`.execute(trx)
 }
 
@@ -222,7 +245,7 @@ export async function findCurrency(executor: Executor, organizationId: Organizat
 
 /** False where amounts are kept in the present one. By the indexes of spend and budgets by organization. */
 export async function setCurrency(trx: Trx, organizationId: OrganizationId, currency: string): Promise<boolean> {
-  await sql`select from organizations where id = ${organizationId} for update`.execute(trx)
+  await sql`select from organizations where id = ${organizationId} for no key update`.execute(trx)
   const { numAffectedRows } = await sql`
     update organizations set currency = ${currency} where id = ${organizationId} and (currency = ${currency} or
       not exists (select from spend where organization_id = ${organizationId})
@@ -319,13 +342,13 @@ export async function lockReservation(trx: Trx, id: ReservationId): Promise<Rese
 export async function endReservation(
   trx: Trx,
   id: ReservationId,
-  end: { state: 'settled'; costMicros: Micros | null; settlement: string } | { state: 'released' },
+  end: { state: 'settled'; month: Month; costMicros: Micros | null; settlement: string } | { state: 'released' },
 ): Promise<Reservation> {
-  const [cost, settlement] =
-    end.state === 'settled' ? [end.costMicros?.toString() ?? null, end.settlement] : [null, null]
+  const [cost, settlement, month] =
+    end.state === 'settled' ? [end.costMicros?.toString() ?? null, end.settlement, end.month] : [null, null, null]
   const { rows } = await sql<ReservationRow>`
-    update reservations set state = ${end.state}, cost_micros = ${cost}::bigint, settlement = ${settlement},
-      ended_at = clock_timestamp() where id = ${id} returning ${RESERVATION}`.execute(trx)
+    update reservations set state = ${end.state}, month = coalesce(${month}::date, month), cost_micros = ${cost}::bigint,
+      settlement = ${settlement}, ended_at = clock_timestamp() where id = ${id} returning ${RESERVATION}`.execute(trx)
   if (rows[0] === undefined) throw new Error('a reservation was there and is not')
   return toReservation(rows[0])
 }
@@ -345,17 +368,16 @@ export async function expireHolds(trx: Trx, workspaceId: WorkspaceId, month: Mon
   return BigInt(rows[0]?.freed ?? 0)
 }
 
-/** Months that hold what has expired. By reservations_expiring. */
+/** Months that hold what has expired, but of these workspaces. By reservations_expiring. */
 export async function listMonthsWithExpired(
   executor: Executor,
-  limit: number,
+  { except, limit }: { except: readonly WorkspaceId[]; limit: number },
 ): Promise<Array<Place & { month: Month }>> {
   const { rows } = await sql<{ organization_id: OrganizationId; workspace_id: WorkspaceId; month: Month }>`
     select distinct organization_id, workspace_id, month::text as month from (
       select organization_id, workspace_id, month from reservations
-      where state = 'held' and expires_at <= clock_timestamp() order by expires_at limit ${limit}) as past`.execute(
-    executor,
-  )
+      where state = 'held' and expires_at <= clock_timestamp() and workspace_id <> all(${[...except]}::text[])
+      order by expires_at limit ${limit}) as past`.execute(executor)
   return rows.map((row) => ({ organizationId: row.organization_id, workspaceId: row.workspace_id, month: row.month }))
 }
 
@@ -366,45 +388,55 @@ export interface NewViolation {
   source: Source
   month: Month
   capMicros: Micros
-  askedMicros: Micros
+  /** Null: nobody knew what it would cost. */
+  askedMicros: Micros | null
   leftMicros: Micros
 }
 
-/** Many of one credential in an hour are one row; a soft cap is passed once a month. @returns whether it is the first of them */
-export async function recordViolation(
-  trx: Trx,
-  violation: NewViolation,
-): Promise<{ id: ViolationId; isFirst: boolean }> {
+/** Many of one credential in an hour are one row; a soft cap is passed once a month. @returns the first of them, and no other */
+export async function recordViolation(trx: Trx, violation: NewViolation): Promise<ViolationId | undefined> {
   const { kind, source, month } = violation
-  const hour =
-    kind === 'soft_cap' ? sql`${month}::timestamp` : sql`date_trunc('hour', clock_timestamp() at time zone 'utc')`
+  const isOnce = kind === 'soft_cap'
+  const hour = isOnce ? sql`${month}::timestamp` : sql`date_trunc('hour', clock_timestamp() at time zone 'utc')`
+  const again = isOnce
+    ? sql`nothing`
+    : sql`update set count = v.count + 1, asked_micros = excluded.asked_micros, left_micros = excluded.left_micros,
+        trace_id = excluded.trace_id, last_at = clock_timestamp()`
   const { rows } = await sql<{ id: ViolationId; count: string }>`
     insert into violations as v (id, organization_id, workspace_id, month, kind, credential_id, hour, cap_micros, asked_micros,
       left_micros, trace_id)
     values (${newId('vio')}, ${source.organizationId}, ${source.workspaceId}, ${month}::date, ${kind},
-      ${kind === 'soft_cap' ? '' : source.credentialId}, ${hour} at time zone 'utc', ${violation.capMicros.toString()}::bigint,
-      ${violation.askedMicros.toString()}::bigint, ${violation.leftMicros.toString()}::bigint, ${source.traceId})
-    on conflict (workspace_id, month, kind, credential_id, hour, cap_micros) do update set count = v.count + 1,
-      asked_micros = excluded.asked_micros, left_micros = excluded.left_micros, trace_id = excluded.trace_id,
-      last_at = clock_timestamp()
+      ${isOnce ? '' : source.credentialId}, ${hour} at time zone 'utc', ${violation.capMicros.toString()}::bigint,
+      ${violation.askedMicros?.toString() ?? null}::numeric, ${violation.leftMicros.toString()}::numeric, ${source.traceId})
+    on conflict (workspace_id, month, kind, credential_id, hour, cap_micros) do ${again}
     returning id, count::text as count`.execute(trx)
-  if (rows[0] === undefined) throw new Error('a violation was not recorded')
-  return { id: rows[0].id, isFirst: rows[0].count === '1' }
+  return rows[0]?.count === '1' ? rows[0].id : undefined
 }
 
-/** Once a month, mark and cap; with the mail that tells of it. */
-export async function recordAlert(
+/**
+ * Each once a month, mark and cap; with the mail that tells of it. The month is locked by now. Those beyond the most of a day
+ * are not made: they are asked for again with whatever is spent then.
+ */
+export async function recordAlerts(
   trx: Trx,
-  alert: { place: Place; month: Month; percent: AlertPercent; budget: Budget },
+  alerts: { place: Place; month: Month; percents: readonly AlertPercent[]; budget: Budget },
 ): Promise<void> {
-  const { place, month, percent, budget } = alert
-  const id: AlertId = newId('alt')
+  const { place, month, percents, budget } = alerts
+  const ids: AlertId[] = percents.map(() => newId('alt'))
+  const cap = sql`${budget.capMicros.toString()}::bigint`
+  const ofMonth = sql`a.workspace_id = ${place.workspaceId} and a.month = ${month}::date`
   await sql`
-    with made as (
+    with untold as (
+      select id, percent from unnest(${ids}::text[], ${[...percents]}::int[]) as given (id, percent)
+      where not exists (
+        select from budget_alerts a where ${ofMonth} and a.percent = given.percent and a.cap_micros = ${cap})
+      order by percent desc
+      limit greatest(0, ${MOST_ALERTS_A_DAY}::int - (
+        select count(*) from budget_alerts a where ${ofMonth} and a.created_at > clock_timestamp() - interval '1 day'))),
+    made as (
       insert into budget_alerts (id, organization_id, workspace_id, month, percent, cap_micros, mode)
-      values (${id}, ${place.organizationId}, ${place.workspaceId}, ${month}::date, ${percent},
-        ${budget.capMicros.toString()}::bigint, ${budget.mode})
-      on conflict do nothing returning id, month, workspace_id)
+      select id, ${place.organizationId}, ${place.workspaceId}, ${month}::date, percent, ${cap}, ${budget.mode} from untold
+      returning id, month, workspace_id)
     insert into billing_mails (kind, subject_id, month, workspace_id)
     select 'alert', id, month, workspace_id from made`.execute(trx)
 }

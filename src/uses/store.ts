@@ -94,12 +94,16 @@ export async function touchRefused(trx: Trx, rows: ReadonlyArray<UseRow<KeyId>>)
 
 // --- Connections -----------------------------------------------------------------------------------------------------
 
+/** Of whom was erased since, nothing is noted any more of where they were, and with what. By the connections' primary key. */
+const IS_OF_NOBODY_ERASED = sql`not exists (
+  select from connections c where c.id = credential_id and c.close_reason = 'account_erased')`
+
 /** By primary key, in its order, as of tokens. */
 export async function addConnectionUses(trx: Trx, rows: ReadonlyArray<UseRow<ConnectionId>>): Promise<void> {
   await sql`
     insert into connection_uses (connection_id, version, hour, address, agent, uses, last_at)
     select credential_id, version, date_trunc('hour', at), address, agent, least(uses, ${MOST_COUNTED}), at
-    from ${given(rows)} order by credential_id, version, address, agent
+    from ${given(rows)} where ${IS_OF_NOBODY_ERASED} order by credential_id, version, address, agent
     on conflict (connection_id, hour, version, address, agent) do update set
       uses = least(connection_uses.uses::bigint + excluded.uses, ${MOST_COUNTED}),
       last_at = greatest(connection_uses.last_at, excluded.last_at)`.execute(trx)
@@ -111,7 +115,7 @@ export async function touchConnectionVersions(trx: Trx, rows: ReadonlyArray<UseR
     insert into connection_versions as v
       (connection_id, version, first_used_at, last_used_at, last_used_address, last_used_agent)
     select distinct on (credential_id, version) credential_id, version, at, at, address, agent
-    from ${given(rows)} order by credential_id, version, at desc
+    from ${given(rows)} where ${IS_OF_NOBODY_ERASED} order by credential_id, version, at desc
     on conflict (connection_id, version) do update set last_used_at = greatest(v.last_used_at, excluded.last_used_at),
       last_used_address = case when v.last_used_at > excluded.last_used_at
         then v.last_used_address else excluded.last_used_address end,

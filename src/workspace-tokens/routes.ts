@@ -1,6 +1,14 @@
 // Workspace tokens and organization keys over the JSON API, and the endpoint for values that leaked.
 import { z } from 'zod'
-import { ABOVE_WORKSPACES, ANY_CREDENTIAL, type Call, type Reach, type Route, route } from '../api/route.ts'
+import {
+  ABOVE_WORKSPACES,
+  ANY_CREDENTIAL,
+  type Call,
+  type Reach,
+  type Route,
+  route,
+  workspaceOf,
+} from '../api/route.ts'
 import { AppError } from '../errors.ts'
 import type { Tokens } from '../oauth/tokens.ts'
 import { organizationParams, workspaceParams } from '../organizations/schemas.ts'
@@ -246,7 +254,8 @@ function lifecycle(deps: TokenRoutesDeps, kind: Kind): Route[] {
       path: `${base}/:key_id/restore`,
       operationId: operation('restore', 'ApiKey'),
       summary: `Restore a suspended ${noun}; JWTs from before stay refused`,
-      description: 'A signed-in person needs a sign-in from the last ten minutes.',
+      description:
+        'A signed-in person needs a sign-in from the last ten minutes. Not with a credential of the workspace.',
       tag,
       rule: kind.manage,
       params: keyParams,
@@ -349,8 +358,7 @@ function policy(deps: TokenRoutesDeps): Route[] {
       summary: 'Show what a workspace allows of tokens',
       rule: WORKSPACE_TOKENS.read,
       async handle({ reach }) {
-        if (reach.workspace === undefined) throw new AppError('not_found')
-        return { status: 200, body: shapes.presentPolicy(await service.getPolicy(deps.db, reach.workspace.id)) }
+        return { status: 200, body: shapes.presentPolicy(await service.getPolicy(deps.db, workspaceOf(reach).id)) }
       },
     }),
     route({

@@ -9,11 +9,20 @@ import { isKeyId, type KeyId, newId, type WorkspaceId } from '../ids.ts'
 import { isAtLeast } from '../organizations/rules.ts'
 import { lockWorkspaceForUpdate } from '../organizations/store.ts'
 import type { Authority } from '../principals/rules.ts'
-import { type Authorised, actorOf, lockAdmin, lockAuthority, lockPeople, type Owner } from '../principals/service.ts'
+import {
+  type Authorised,
+  actorOf,
+  lockAdmin,
+  lockAuthority,
+  lockPeople,
+  type Owner,
+  requireAttester,
+} from '../principals/service.ts'
 import type { ResourceServers } from '../resource-servers/service.ts'
 import type { RevocationList, Revoke } from '../revocation/service.ts'
 import type { RevocationChange } from '../revocation/store.ts'
 import { type Db, type Executor, reading, readTime, type Trx, transact } from '../store/database.ts'
+import { setSuspended } from '../store/suspension.ts'
 import type { Environment } from '../store/tables.ts'
 import {
   currentVersion,
@@ -447,7 +456,7 @@ export async function setTokenSuspended(
   const line = await store.lockLine(trx, input.id, 'update')
   if (line === undefined) throw new AppError('not_found')
   if (line.closedAt !== null) return revoke({ subject: line.id, closed: true })
-  const isNew = await store.setSuspended(trx, line.id, suspended ? { reason } : null)
+  const isNew = await setSuspended(trx, 'token_lines', line.id, suspended ? { reason } : null)
   revoke({ subject: line.id, suspended, ...(isNew && suspended ? { notBeforeNow: true } : {}) })
   if (!isNew) return
   await record(trx, {
@@ -465,9 +474,9 @@ export async function setTokenSuspended(
 }
 
 /**
- * The same, for an admin who asks for it. Giving back what was taken takes a recent sign-in.
+ * The same, for an admin who asks for it. Giving back what was taken takes a recent sign-in, and whoever could attest it.
  *
- * @throws {AppError} `not_found`, `token_ended`, and what `lockAuthority` throws
+ * @throws {AppError} `not_found`, `token_ended`, `wrong_credential`, and what `lockAuthority` throws
  */
 export function suspendToken(
   deps: TokensDeps,
@@ -476,6 +485,7 @@ export function suspendToken(
   const { suspended, request } = input
   return deps.revocations.change(async (trx, revoke) => {
     const place = await authorise(trx, input, input.owner, { changes: input.id, makes: !suspended })
+    if (!suspended) await requireAttester(trx, input.authority)
     const { line } = await lockOpenLine(trx, place, input.id)
     const actor = actorOf(input.authority)
     await setTokenSuspended(trx, revoke, { id: line.id, suspended, reason: 'asked_for', actor, request })

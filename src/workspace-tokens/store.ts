@@ -362,22 +362,6 @@ export async function clearRotation(trx: Trx, id: KeyId): Promise<void> {
     .execute()
 }
 
-/** Suspends a line, or lifts it. False when it was so before. Primary key. */
-export async function setSuspended(trx: Trx, id: KeyId, suspension: { reason: string } | null): Promise<boolean> {
-  const query = trx.updateTable('token_lines').where('id', '=', id)
-  const result =
-    suspension === null
-      ? await query
-          .set({ suspended_at: null, suspend_reason: null })
-          .where('suspended_at', 'is not', null)
-          .executeTakeFirst()
-      : await query
-          .set({ suspended_at: sql<Date>`clock_timestamp()`, suspend_reason: suspension.reason })
-          .where('suspended_at', 'is', null)
-          .executeTakeFirst()
-  return result.numUpdatedRows === 1n
-}
-
 /** One version is revoked. A cutover to it is off: what still works goes on working. */
 export async function killVersion(trx: Trx, line: TokenLine, version: number): Promise<void> {
   await trx

@@ -109,7 +109,7 @@ const WORKSPACE_MANAGE: Expected = {
     403,
   ),
 }
-/** What is looked at in a review closes none. */
+/** What is looked at in a review closes none, and lifts no suspension. */
 const WORKSPACE_ATTEST: Expected = { ...WORKSPACE_MANAGE, ...each(['token', 'JWT of the token'], 403) }
 const WORKSPACE_MANAGE_FROM_ABOVE: Expected = { ...WORKSPACE_MANAGE, ...each(OF_ONE_WORKSPACE, 403) }
 const BY_ITS_OWNER: Expected = {
@@ -240,9 +240,10 @@ async function aClosedReview() {
   return { review_id: id }
 }
 
-/** One a provider and workspace: the one before goes. */
+/** One a provider and workspace: the one before goes, and is not counted among those of this minute. */
 async function noProvider() {
   await sql`delete from provider_connections`.execute(server.db)
+  await sql`delete from ephemeral_counters where kind = 'provider-checks'`.execute(server.db)
   return {}
 }
 async function aProvider() {
@@ -258,7 +259,7 @@ const A_PROVIDER = {
   base_url: 'https://gateway.invalid',
 }
 async function aReservation() {
-  const asked = { body: { amount: '0' }, headers: { 'x-trace-id': 'matrix' } }
+  const asked = { body: { amount: '0.01' }, headers: { 'x-trace-id': 'matrix' } }
   const { body } = await call(server, callers.token, 'POST', '/reservations', asked)
   return { reservation_id: String(body.id) }
 }
@@ -327,7 +328,7 @@ const TABLE: Record<string, Row> = {
     prepare: aRotatedToken,
   },
   [`POST ${W}/api-keys/:key_id/suspend`]: { expected: WORKSPACE_MANAGE, status: 200, prepare: aToken },
-  [`POST ${W}/api-keys/:key_id/restore`]: { expected: WORKSPACE_MANAGE, status: 200, recent: true, prepare: aToken },
+  [`POST ${W}/api-keys/:key_id/restore`]: { expected: WORKSPACE_ATTEST, status: 200, recent: true, prepare: aToken },
   [`DELETE ${W}/api-keys/:key_id`]: { expected: WORKSPACE_MANAGE, status: 204, prepare: aToken },
   [`DELETE ${W}/api-keys/:key_id/versions/:version`]: {
     expected: WORKSPACE_MANAGE,
@@ -409,7 +410,7 @@ const TABLE: Record<string, Row> = {
     prepare: aConnection,
   },
   [`POST ${W}/connections/:connection_id/restore`]: {
-    expected: WORKSPACE_MANAGE,
+    expected: WORKSPACE_ATTEST,
     status: 200,
     recent: true,
     prepare: aConnection,
@@ -443,7 +444,7 @@ const TABLE: Record<string, Row> = {
   'POST /reservations': {
     expected: JOBS,
     status: 201,
-    body: () => ({ amount: '0' }),
+    body: () => ({ amount: '0.01' }),
     headers: { 'x-trace-id': 'matrix' },
   },
   'GET /reservations/:reservation_id': { expected: ITS_WORKSPACES, status: 200, prepare: aReservation },

@@ -286,7 +286,8 @@ describe('the address', () => {
   })
 
   it('a limit, filter or environment outside of its shape is 400', async () => {
-    const lists = routes().filter(({ query }) => query !== undefined)
+    // What is a provider's own to judge is passed on.
+    const lists = routes().filter(({ path, query }) => query !== undefined && !path.startsWith('/proxy/'))
     expect(lists.length).toBeGreaterThan(2)
     for (const route of lists) {
       for (const query of [

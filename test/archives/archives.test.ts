@@ -164,7 +164,7 @@ describe.each(['embedded', 'stores'])('on %s', (backend) => {
     it('are not made twice: a second run finds nothing to do', async () => {
       await write('2025-11-05')
       expect((await archive('2025-12-01')).archives).toHaveLength(1)
-      expect(await archive('2025-12-01')).toEqual({ archives: [], dropped: [], notes: [] })
+      expect(await archive('2025-12-01')).toEqual({ ok: true, archives: [], dropped: [], notes: [] })
       expect(readdirSync(directory)).toHaveLength(1)
     })
 
@@ -200,6 +200,28 @@ describe.each(['embedded', 'stores'])('on %s', (backend) => {
       await expect(archive('2025-12-01')).rejects.toMatchObject({ code: 'conflict' })
       expect(await months()).toContain('audit_events_2025_11')
       expect(readdirSync(directory)).toEqual([])
+    })
+
+    it('are made of every other chain, also where what waits in one can never be sealed', async () => {
+      for (const chain of ['org_a', 'org_changed', 'org_poisoned']) await write('2025-11-05', chain)
+      await write('2025-12-05')
+      await sql`alter table audit_events_2025_11 disable trigger user`.execute(opened.db)
+      await sql`update audit_events_2025_11 set user_id = 'usr_innocent' where organization_id = 'org_changed'`.execute(
+        opened.db,
+      )
+      await sql`alter table audit_events_2025_11 enable trigger user`.execute(opened.db)
+      await sql`insert into audit_events (id, recorded_at, organization_id, event, status, trace_id, actor_kind, detail)
+        values ('aud_poison', '2025-11-06', 'org_poisoned', 'x', 'pass', 't', 'operator', '{"a":1e400}')`.execute(
+        opened.db,
+      )
+      await sealer.seal()
+      const outcome = await archive('2025-12-01')
+      expect(outcome).toMatchObject({ ok: false, archives: [{ chain: 'org_a', from: 1, to: 1 }], dropped: [] })
+      expect(outcome.notes).toEqual([
+        expect.stringContaining('org_changed is not whole, and was not archived: '),
+        expect.stringContaining('org_poisoned is not whole, and was not archived: '),
+        expect.stringContaining('in no archive'),
+      ])
     })
 
     it('excuse no record that is missing but those they hold, and only where the server signed them', async () => {

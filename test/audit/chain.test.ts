@@ -6,8 +6,8 @@ import { sql } from 'kysely'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { ROOT } from '../../src/app.ts'
 import { hashOf } from '../../src/audit/chain.ts'
-import { acceptSetBack } from '../../src/audit/checkpoints.ts'
-import { GENESIS } from '../../src/audit/rules.ts'
+import { acceptSetBack, writeCheckpoints } from '../../src/audit/checkpoints.ts'
+import { GENESIS, isExact } from '../../src/audit/rules.ts'
 import { createSealer, type Sealer, sealNow } from '../../src/audit/sealer.ts'
 import { record } from '../../src/audit/service.ts'
 import { listSealed } from '../../src/audit/store.ts'
@@ -361,6 +361,82 @@ describe('the chain', () => {
     ])
   })
 
+  const nested = (levels: number) => `${'{"a":'.repeat(levels - 1)}1${'}'.repeat(levels - 1)}`
+  const insertDetail = (id: string, detail: string, chain = 'org_a') =>
+    sql`insert into audit_events (id, event, status, trace_id, actor_kind, organization_id, detail)
+      values (${id}, 'x', 'pass', 't', 'operator', ${chain}, ${sql.lit(detail)}::jsonb)`.execute(opened.db)
+
+  it.each([
+    ['1e400', '{"a":1e400}'],
+    ['a fraction', '{"a":[{"b":0.5}]}'],
+    ['a number that JSON does not hold exactly', '{"a":9007199254740992}'],
+    ['one level too many', nested(101)],
+    ['thousands of levels', nested(4_000)],
+    ['lists in lists', `{"a":${'['.repeat(4_000)}${']'.repeat(4_000)}}`],
+  ])(
+    'goes on past a record with %s, more of them than are sealed at once, and names the first',
+    async (_what, detail) => {
+      await insertDetail('aud_poison', detail)
+      await insertDetail('aud_poison_b', detail, 'org_b')
+      if (detail.length < 1_000)
+        for (let place = 0; place < 510; place++) await insertDetail(`aud_poison${place}`, detail)
+      await write(3)
+      expect(await sealer.seal()).toBe(3)
+      await sealNow(opened.db, 'org_a')
+      const poisoned = (chain: string, record_id: string) => ({
+        fault: { kind: 'record_not_sealed', chain, record_id },
+      })
+      expect((await verify()).chains).toMatchObject([
+        { ...poisoned('org_a', 'aud_poison'), records: 3 },
+        poisoned('org_b', 'aud_poison_b'),
+      ])
+      await run(`update audit_events set user_id = 'usr_innocent' where trace_id = 'trace-1'`)
+      expect(await faultOf()).toMatchObject({ kind: 'record_changed', seq: 2 })
+    },
+  )
+
+  it('names a record that was sealed and then nested deeper than can be followed', async () => {
+    await write(2)
+    await sealer.seal()
+    await run(`update audit_events set detail = '${nested(4_000)}'
+      where id = (select event_id from audit_chain where seq = 2)`)
+    expect(await faultOf()).toMatchObject({ kind: 'record_changed', seq: 2 })
+  })
+
+  it('seals what is nested as deep as can be, and takes nothing that is deeper', async () => {
+    await insertDetail('aud_deep', nested(100))
+    expect(await sealer.seal()).toBe(1)
+    expect(await verify()).toMatchObject({ ok: true, records: 1 })
+    const writing = (levels: number) =>
+      record(opened.db, {
+        event: 'x',
+        status: 'pass',
+        actor: { kind: 'operator' },
+        request: { traceId: 't' },
+        detail: JSON.parse(nested(levels)),
+      })
+    await writing(100)
+    await expect(writing(101)).rejects.toThrow(TypeError)
+  })
+
+  it('seals whatever the database takes for exact, with a hash that verifies', async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.dictionary(fc.string(), fc.jsonValue()), async (detail) => {
+        const text = JSON.stringify(detail)
+        if (/\\u(0000|d[89a-f])/i.test(text)) return // no database takes it
+        await insertDetail(newId('aud'), text)
+        await sealer.seal()
+        const [waiting] = await waitingIds()
+        expect(waiting === undefined).toBe(isExact(JSON.parse(text)))
+        if (waiting === undefined) expect(await verify()).toMatchObject({ ok: true })
+        await run('truncate audit_events')
+        await run('truncate audit_pending')
+        await run('truncate audit_chain')
+      }),
+      { numRuns: 60 },
+    )
+  })
+
   it.each([
     ['aud_before', '2026-01-01 BC'],
     ['aud_ever', '-infinity'],
@@ -469,6 +545,34 @@ describe('the chain', () => {
     expect(fault).toMatchObject(forged)
   })
 
+  it('refuses a place that JSON does not hold exactly, and the next of which neither', async () => {
+    for (const seq of ['9223372036854775807', '9007199254740992', '9007199254740991'])
+      await expect(
+        run(`insert into audit_chain (chain, seq, event_id, recorded_at, previous, hash)
+          values ('org_a', ${seq}, 'junk', now(), 'a', 'b')`),
+      ).rejects.toThrow('audit_chain_seq_exact')
+  })
+
+  it('signs each head once, and notes those of the others, where a row says a place that is none', async () => {
+    await write(1)
+    await write(1, organizations[1])
+    await sealer.seal()
+    await run('alter table audit_chain drop constraint audit_chain_seq_exact') // it may be there from before
+    await run(`insert into audit_chain (chain, seq, event_id, recorded_at, previous, hash)
+      values ('org_b', 9223372036854775807, 'junk', now(), 'a', 'b')`)
+    await write(1, 'org_c' as never)
+    await write(1, 'org_0' as never)
+    await sealer.seal()
+    const known = new Map()
+    const writing = () => writeCheckpoints({ db: opened.db, sink, signer }, known)
+    await expect(writing()).rejects.toThrow()
+    expect(sunk()).toHaveLength(4)
+    const { rows } = await sql<{ chain: string }>`select chain from audit_checkpoints order by 1`.execute(opened.db)
+    expect(rows.map(({ chain }) => chain)).toEqual(['org_0', 'org_a', 'org_c'])
+    await writing()
+    expect(sunk()).toHaveLength(4)
+  })
+
   it('takes checkpoints that were signed before the master key was changed', async () => {
     await write(2)
     await sealer.seal()
@@ -571,6 +675,35 @@ describe.skipIf(!hasStores())('many writers and two sealers', () => {
 })
 
 describe.skipIf(!hasStores())('on PostgreSQL', () => {
+  it('a record that is nested as deep as it can be written holds up neither, and is named', async () => {
+    const scratch = await createScratchDatabase()
+    const opened = openPostgres(scratch.url, 2, () => {})
+    const deps = { db: opened.db, sink: createSink({ kind: 'files', path: newSink() }), signer }
+    const sealer = createSealer({ ...deps, onError: (error) => expect.unreachable(error.message) })
+    const insert = async (levels: number) => {
+      const detail = `${'{"a":'.repeat(levels)}1${'}'.repeat(levels)}`
+      await sql`insert into audit_events (id, event, status, trace_id, actor_kind, organization_id, detail)
+        values (${`aud_${levels}`}, 'x', 'pass', 't', 'user', 'org_a', ${detail}::jsonb)`.execute(opened.db)
+    }
+    let [most, refused] = [100, 100_000]
+    while (refused - most > 1) {
+      const levels = Math.floor((most + refused) / 2)
+      const isTaken = await insert(levels).then(
+        () => true,
+        () => false,
+      )
+      if (isTaken) most = levels
+      else refused = levels
+    }
+    expect(most).toBeGreaterThan(1_000)
+    await insert(98)
+    expect(await sealer.seal()).toBe(1)
+    const report = await verifyDatabase(deps, () => {})
+    expect(report.chains).toMatchObject([{ chain: 'org_a', records: 1, fault: { kind: 'record_not_sealed' } }])
+    await opened.close()
+    await scratch.drop()
+  })
+
   it('records at times without an end hold up neither sealing nor verification, which names them', async () => {
     const scratch = await createScratchDatabase()
     const opened = openPostgres(scratch.url, 2, () => {})

@@ -134,13 +134,6 @@ describe('the command line in the embedded default', () => {
     expect(second.stderr).toContain('Another process is using')
   })
 
-  it('works without a server too, after a clean stop', async () => {
-    if (server !== undefined) expect(await stopServing(server)).toBe(0)
-    const listed = await latchkey(['client', 'list', '--json'])
-    expect(listed.code).toBe(0)
-    expect(JSON.parse(listed.stdout).map((client: { client_name: string }) => client.client_name)).toEqual(['Tracepad'])
-  })
-
   it('exports the log into a file that it verifies offline, and ends with 1 where the file was changed', async () => {
     const [organization] = JSON.parse((await latchkey(['organization', 'list', '--json'])).stdout)
     const files = mkdtempSync(join(tmpdir(), 'latchkey-files-'))
@@ -189,5 +182,12 @@ describe('the command line in the embedded default', () => {
       expect([verified.code, JSON.parse(verified.stdout)]).toMatchObject([code, { ok: code === 0, review: 'rev_1' }])
     }
     expect((await verify()).stderr).toContain('Give --keys')
+  })
+
+  it('works without a server too, after a clean stop', async () => {
+    if (server !== undefined) expect(await stopServing(server)).toBe(0)
+    const listed = await latchkey(['client', 'list', '--json'])
+    expect(listed.code).toBe(0)
+    expect(JSON.parse(listed.stdout).map((client: { client_name: string }) => client.client_name)).toEqual(['Tracepad'])
   })
 })

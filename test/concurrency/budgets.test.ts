@@ -3,7 +3,11 @@
 import { Redis } from 'ioredis'
 import { sql } from 'kysely'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { openPostgres } from '../../src/store/database.ts'
+import { expireDueHolds } from '../../src/usage/service.ts'
+import { AT_ONCE } from '../../src/usage/turns.ts'
 import { hasStores } from '../support/databases.ts'
+import { inSession, waitUntilBlocked } from '../support/locks.ts'
 import { type Answer, type Cluster, failuresOf, patiently, startCluster } from '../support/processes.ts'
 import { at } from '../support/races.ts'
 import { canThrowAwayRedis, startThrowawayRedis, type ThrowawayRedis } from '../support/throwaway-stores.ts'
@@ -153,6 +157,133 @@ describe.skipIf(!hasStores() || !canThrowAwayRedis())('a hard cap on two process
     expect(answered).toHaveLength(60)
     expect(rows).toEqual([{ spent: '600000', count: '60', events: '60' }])
   })
+
+  /** Holds the sums of the current month of a workspace, whether they are there yet or not, until the work has gone as far as it can. */
+  function whileHeld(workspaceId: string, work: () => Promise<void>): Promise<void> {
+    return inSession(cluster.databaseUrl, async (session) => {
+      const month = `date_trunc('month', now() at time zone 'utc')::date`
+      await session.query('begin')
+      await session.query(
+        `insert into spend (organization_id, workspace_id, month)
+          select organization_id, id, ${month} from workspaces where id = $1 on conflict do nothing`,
+        [workspaceId],
+      )
+      await session.query(`select from spend where workspace_id = $1 and month = ${month} for update`, [workspaceId])
+      await work()
+      await session.query('rollback')
+    })
+  }
+
+  describe.each(['with sums already', 'without any sums'])('a cap that is set %s', (sums) => {
+    async function makeUncapped(): Promise<Place> {
+      const place = await makePlace()
+      const removed = await call(world.target, 'DELETE', `/api/v1/workspaces/${place.workspaceId}/budget`, place.token)
+      expect(removed.status).toBe(204)
+      if (sums === 'with sums already') {
+        const spent = await ask(place, '/events', { events: [{ id: 'first', cost: '1.00' }] })
+        expect(spent.status, spent.text).toBe(200)
+      }
+      return place
+    }
+    const setCap = ({ workspaceId, token }: Place) =>
+      patiently(() =>
+        call(world.target, 'PUT', `/api/v1/workspaces/${workspaceId}/budget`, token, { cap: '10.00', mode: 'hard' }),
+      )
+
+    it('is not answered before the admissions that were asked for without it', async () => {
+      const place = await makeUncapped()
+      const answered: string[] = []
+      const asked: Array<Promise<unknown>> = []
+      await whileHeld(place.workspaceId, async () => {
+        asked.push(
+          ask(place, '/reservations', { amount: '100.00' }).then(({ status }) => answered.push(`held ${status}`)),
+        )
+        await waitUntilBlocked(cluster.databaseUrl, 1)
+        asked.push(setCap(place).then(({ status }) => answered.push(`set ${status}`)))
+        await Promise.race([waitUntilBlocked(cluster.databaseUrl, 2), asked[1]])
+        expect(answered).toEqual([])
+      })
+      await Promise.all(asked)
+      // Whoever came first: what was admitted without the cap is not said to be left of it.
+      const { rows } = await sql<{ held: string }>`
+        select held_micros::text as held from spend where workspace_id = ${place.workspaceId}`.execute(
+        cluster.server.db,
+      )
+      if (answered.includes('held 201')) expect(rows).toEqual([{ held: '100000000' }])
+      else expect(answered).toEqual(['set 200', 'held 402'])
+    })
+
+    it('is what decides about those that wait while it is set', async () => {
+      const place = await makeUncapped()
+      const asked: Array<Promise<Answer>> = []
+      await whileHeld(place.workspaceId, async () => {
+        asked.push(setCap(place))
+        await waitUntilBlocked(cluster.databaseUrl, 1)
+        asked.push(ask(place, '/reservations', { amount: '100.00' }))
+        await waitUntilBlocked(cluster.databaseUrl, 2)
+      })
+      const [set, held] = await Promise.all(asked)
+      expect(set?.status, set?.text).toBe(200)
+      const left = (JSON.parse(set?.text ?? '') as { left: string }).left
+      // Where nothing queues for a row that is not there yet, either may be first: never both without knowing of the other.
+      if (sums === 'with sums already') expect([held?.status, left]).toEqual([402, '9.00'])
+      else expect([`402 10.00`, `201 -90.00`]).toContain(`${held?.status} ${left}`)
+    })
+  })
+
+  it('holds of a workspace that is too busy keep no other ones from ending', async () => {
+    const [busy, other] = [await makePlace(), await makePlace()]
+    for (const place of [busy, other]) expect((await ask(place, '/reservations', { amount: '1.00' })).status).toBe(201)
+    await sql`update reservations set expires_at = clock_timestamp() - interval '1 second'
+      where workspace_id in (${busy.workspaceId}, ${other.workspaceId})`.execute(cluster.server.db)
+    // The first of them by the order in which they are looked for.
+    await sql`update reservations set expires_at = expires_at - interval '1 hour'
+      where workspace_id = ${busy.workspaceId}`.execute(cluster.server.db)
+    const impatient = new URL(cluster.databaseUrl)
+    impatient.searchParams.delete('options') // tests' own, in the place of the limits that a server has
+    const opened = openPostgres(impatient.href, 1, () => {})
+    await whileHeld(busy.workspaceId, async () => {
+      await expect(expireDueHolds(opened.db)).rejects.toMatchObject({ code: 'unavailable' })
+      expect([await statesIn(busy), await statesIn(other)]).toEqual([['held'], ['expired']])
+    }).finally(() => opened.close())
+    await expireDueHolds(cluster.server.db)
+    expect(await statesIn(busy)).toEqual(['expired'])
+  })
+
+  async function statesIn({ workspaceId }: Place): Promise<string[]> {
+    const { rows } = await sql<{ state: string }>`
+      select state from reservations where workspace_id = ${workspaceId}`.execute(cluster.server.db)
+    return rows.map(({ state }) => state)
+  }
+
+  it('a burst in one workspace keeps no other one from being admitted', async () => {
+    const [busy, other] = [await makePlace(), await makePlace()]
+    const target = at(cluster.processes, 0)
+    const reserve = (place: Place) =>
+      call(target, 'POST', '/api/v1/reservations', place.token, { amount: '0.10' }, { 'x-trace-id': 'burst' })
+    const burst: Array<Promise<Answer>> = []
+    let isHeld = true
+    await whileHeld(busy.workspaceId, async () => {
+      for (let count = 0; count < 150; count++) burst.push(reserve(busy))
+      await waitUntilBlocked(cluster.databaseUrl, 1)
+      for (let count = 0; count < 5; count++) {
+        const { status, text } = await reserve(other)
+        expect([isHeld, status], text).toEqual([true, 201])
+      }
+      expect(await countBlocked()).toBeLessThanOrEqual(AT_ONCE)
+      isHeld = false
+    })
+    const statuses = new Set((await Promise.all(burst)).map(({ status }) => status))
+    expect([...statuses].filter((status) => ![201, 503].includes(status))).toEqual([])
+    expect(statuses).toContain(201)
+  })
+
+  async function countBlocked(): Promise<number> {
+    const { rows } = await sql<{ count: number }>`
+      select count(*)::int as count from pg_stat_activity
+      where datname = current_database() and wait_event_type = 'Lock'`.execute(cluster.server.db)
+    return rows[0]?.count ?? 0
+  }
 
   it('and while Redis is away', async () => {
     const place = await makePlace()

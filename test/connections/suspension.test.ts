@@ -2,21 +2,12 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { setConnectionSuspended } from '../../src/connections/service.ts'
 import { isConnectionId } from '../../src/ids.ts'
-import { createVerifier, type Verifier } from '../../src/verifier/index.ts'
-import {
-  type ApiWorld,
-  ageSession,
-  bearer,
-  type Credential,
-  call,
-  makeApiWorld,
-  makeResourceServer,
-  postForm,
-} from '../support/api.ts'
+import { type ApiWorld, ageSession, bearer, type Credential, call, postForm } from '../support/api.ts'
 import { hasStores } from '../support/databases.ts'
 import { OPAQUE } from '../support/races.ts'
-import { type Backend, startServer, type TestServer } from '../support/server.ts'
+import type { Backend, TestServer } from '../support/server.ts'
 import type { UserAgent } from '../support/user-agent.ts'
+import { startVerifying, type Verifying } from '../support/verifying.ts'
 import {
   authorizationUrl,
   connect,
@@ -35,24 +26,12 @@ describe.each(BACKENDS)('a suspended connection (%s)', (backend) => {
   let server: TestServer
   let world: ApiWorld
   let api: TestClient
-  let verify: Verifier
+  let isVerified: Verifying['isVerified']
+  let close: Verifying['close'] | undefined
   beforeAll(async () => {
-    server = await startServer({ backend })
-    world = await makeApiWorld(server)
-    api = await makeResourceServer(server, API, { scopes: [{ name: 'notes:read', least_role: 'member' }] })
-    verify = createVerifier({
-      issuer: server.origin,
-      audience: API,
-      environment: 'production',
-      clientId: api.id,
-      clientSecret: api.secret ?? '',
-    })
-    await verify.ready()
+    ;({ server, world, api, isVerified, close } = await startVerifying(backend, API, 'notes:read'))
   })
-  afterAll(async () => {
-    await verify?.close()
-    await server?.close()
-  })
+  afterAll(() => close?.())
 
   const ASKING = { resource: API, scope: 'openid notes:read' }
   const placeOf = (client: TestClient) => ({ ...world, ...world.people.member, client })
@@ -75,11 +54,6 @@ describe.each(BACKENDS)('a suspended connection (%s)', (backend) => {
     call(server, by, 'POST', pathOf(id, `/${what}`), { body: {} })
   const isActive = async (value: string | undefined, client = api) =>
     (await postForm(server, '/introspect', { token: value ?? '' }, client)).body.active
-  const isVerified = (value: string | undefined) =>
-    verify(`Bearer ${value}`).then(
-      () => true,
-      () => false,
-    )
   const recordsOf = (id: string) =>
     server.db
       .selectFrom('audit_events')

@@ -247,7 +247,15 @@ describe('how a connection stands', () => {
     ['refuses the key', 401, {}, 'Failed', 'does not take this key. Calls through it are refused. Replace it'],
     ['sends elsewhere', 302, {}, 'Failed', 'a key is not sent after a redirect'],
     ['is something else', 200, { fine: 'canary' }, 'Failed', 'not as this provider does'],
-    ['is busy', 503, {}, 'Verified before', 'was busy. The key was good before, and calls go on. Check it again'],
+    [
+      'is busy',
+      503,
+      {},
+      'Verified before',
+      'was busy. The key was good before, and calls go on. It is not checked again',
+    ],
+    ['lists no models for it', 403, {}, 'Verified before', 'does not let this key make the call that tells'],
+    ['answers at length', 200, { data: 'x'.repeat(70_000) }, 'Verified before', 'a longer answer than a check reads'],
   ])('where its address %s', async (_, status, body, state, sentence) => {
     const { id } = await connected()
     upstream.answer(json(status, body, status === 302 ? { location: 'https://canary.example' } : {}))
@@ -260,22 +268,42 @@ describe('how a connection stands', () => {
     expect(seen).toContain('An admin of the workspace can put it right.')
   })
 
+  it('that had failed before a check that told nothing, it still refuses calls, and says so', async () => {
+    const { id } = await connected()
+    upstream.answer(json(401, {}))
+    await check(id)
+    upstream.answer(json(503, {}))
+    const page = await check(id)
+    expect(textOf(page)).toContain('Failed before. The last check told nothing,')
+    expect(textOf(page)).toContain(
+      'was busy. A check before it failed, and calls through it are refused. Replace its key',
+    )
+    expect((await found())[0]).toMatchObject({ status: 'failed', statusReason: 'busy' })
+  })
+
   it('before it was ever verified, a check that tells nothing leaves it waiting', async () => {
     upstream.answer(json(429, {}))
     const { id } = await connected()
     const page = await check(id)
     expect(textOf(page)).toContain('Waiting to be verified. The last check told nothing,')
-    expect(textOf(page)).toContain('was busy.')
+    expect(textOf(page)).toContain('was busy. It is not checked again by itself: check it in a few minutes, or call')
   })
 
-  it('the eleventh check in a minute is not made, and says so', async () => {
+  it('more than twenty checks in a minute are not made, new keys among them, and that is said', async () => {
     const { id } = await connected()
     const page = await open(owner, at())
-    for (let count = 0; count < 10; count++) expect((await owner.submit(page, `/${id}/check`, {})).status).toBe(200)
+    const replacement = await open(owner, at(`/${id}/replace`))
+    for (let count = 1; count < 20; count++) expect((await owner.submit(page, `/${id}/check`, {})).status).toBe(200)
     const asked = upstream.asked.length
     const refused = await owner.submit(page, `/${id}/check`, {})
     expect(refused.status).toBe(429)
-    expect(textOf(refused)).toContain('checked ten times within a minute')
+    expect(textOf(refused)).toContain('checked twenty times within a minute')
+    const key = `${KEY}-next`
+    const unreplaced = await owner.submit(replacement, '/replace', { api_token: key, base_url: upstream.url })
+    expect(unreplaced.status).toBe(429)
+    expect(unreplaced.html).toContain('Wait a little')
+    expect(unreplaced.html).not.toContain('canary')
+    expect(await found()).toMatchObject([{ version: 1 }])
     expect(upstream.asked).toHaveLength(asked)
   })
 

@@ -119,7 +119,7 @@ it('an admin keeps one, revokes another, attests the policy and closes: the repo
   expect(await works(ended.key, place)).toBe(false)
   expect(await works(kept.key, place)).toBe(true)
   const [, policy = ''] =
-    /items\/(rvi_\w+)"><input type="hidden" name="csrf" value="[^"]+"><button class="button" name="decision"/.exec(
+    /items\/(rvi_\w+)"><input type="hidden" name="csrf" value="[^"]+"><input type="hidden" name="granted_digest" value="[^"]+"><button class="button" name="decision"/.exec(
       done.html,
     ) ?? []
   const all = await admin.submit(done, `${path}/items/${policy}`, { decision: 'keep' })
@@ -210,6 +210,39 @@ it('what lets in more than when it came into the review says so, before and afte
   expect(again.html).toContain('Lets in more than what was kept')
   const confirm = await admin.open(`${path}/items/${item}/revoke`)
   expect(confirm.html).toContain('<bdi>manage</bdi>')
+})
+
+it('what is no longer what was shown is not kept: the page says so, and shows it as it is', async () => {
+  const place = await makePlace()
+  await connectPerson(server, place, world.people.member, 'read')
+  const token = await makeToken(server, place, { label: 'short-lived', expires_in: 86_400 })
+  const review = await opened(place)
+  const path = review.url.pathname
+  await sql`update connections set approved = jsonb_set(approved, '{resources}', (
+      select jsonb_object_agg(key, 'read ingest manage') from jsonb_each(approved -> 'resources')))
+    where workspace_id = ${place.workspaceId}`.execute(server.db)
+  const rotate = `${place.base}/api-keys/${token.id}/rotate`
+  expect((await call(server, bearer(place.key), 'POST', rotate, { body: { expires_at: null } })).status).toBe(201)
+  const suspend = `${place.base}/api-keys/${token.id}/suspend`
+  expect((await call(server, bearer(place.key), 'POST', suspend, { body: {} })).status).toBe(200)
+  const items = [...review.html.matchAll(/items\/(rvi_\w+)\/revoke/g)].map(([, item]) => `${path}/items/${item}`)
+  expect(items).toHaveLength(2)
+  for (const item of items) {
+    const refused = await admin.submit(review, item, { decision: 'keep' })
+    expect(refused.status).toBe(409)
+    expect(refused.html).toContain('not what was shown')
+    expect(refused.html).toContain('3 things are undecided')
+    expect(refused.html).toMatch(/Now:<\/span>.*<bdi>manage<\/bdi>/)
+    const row = rowOf(refused.html, 'short-lived')
+    expect([row.includes('Now without an end'), row.includes('Suspended meanwhile'), row.includes('Now:')]).toEqual([
+      true,
+      true,
+      false,
+    ])
+  }
+  let page = await admin.open(path)
+  for (const item of items) page = await admin.submit(page, item, { decision: 'keep' })
+  expect(page.html).toContain('One thing is undecided')
 })
 
 it('a review of much is shown in pages, and a decision leads back to its page', async () => {

@@ -219,7 +219,15 @@ describe('the usage of a workspace', () => {
     })
     await violate(server.db, world, { kind: 'overrun', cap: 100, asked: 3, left: -2, credential: 'key_y', trace: 't2' })
     await violate(server.db, world, { kind: 'soft_cap', cap: 100, asked: 3, left: 2, trace: 't3' })
-    await violate(server.db, world, { kind: 'refused', cap: 100, asked: 0, left: 9, credential: 'key_z', trace: 't4' })
+    await violate(server.db, world, {
+      kind: 'refused',
+      cap: 100,
+      asked: null,
+      left: 9,
+      credential: 'key_z',
+      trace: 't4',
+    })
+    await violate(server.db, world, { kind: 'refused', cap: 100, asked: 0, left: -1, credential: 'key_w', trace: 't5' })
     const page = await open(owner, ws())
     const text = textOf(page)
     for (const sentence of [
@@ -227,7 +235,8 @@ describe('the usage of a workspace', () => {
       'A hard cap of 100.00 USD at the time.',
       'key_y spent 3.00 USD with nothing left',
       'platform-ai passed its soft cap of 100.00 USD. Once,',
-      'key_z asked for a model whose price is not known here. It was refused.',
+      'key_z asked for a call whose cost in USD is not known beforehand. It was refused.',
+      'key_w asked for 0.00 USD with nothing left. It was refused.',
     ])
       expect(text).toContain(sentence)
     const audit = `/workspaces/${world.workspaceId}/audit?trace_id=t1`
@@ -406,9 +415,9 @@ describe('the spend of an organization', () => {
       ['14', 'All in \u2068platform-ai\u2069'],
     ])
     const rows = rowsOf(page, 'by workspace and month')
-    expect(rows[1]).toBe('platform-ai 0.00 0.00 0.00 0.00 100.00 200.00 400.00 hard 50% 50%')
-    expect(rows[2]).toBe('research 0.00 0.00 0.00 0.00 0.00 50.00 40.00 soft 125%, over 125%, over')
-    expect(rows[3]).toBe('All workspaces 0.00 0.00 0.00 0.00 100.00 250.00')
+    expect(rows[1]).toBe('platform-ai 0.00 0.00 0.00 0.00 100.00 200.00 400.00 hard 50% 50% 12 14')
+    expect(rows[2]).toBe('research 0.00 0.00 0.00 0.00 0.00 50.00 40.00 soft 125%, over 125%, over 12 0')
+    expect(rows[3]).toBe('All workspaces 0.00 0.00 0.00 0.00 100.00 250.00 24 14')
     const titles = [...page.html.matchAll(/<title id="chart-\d">(.*?)<\/title>/gs)].map(([, title]) => title)
     expect(titles).toEqual([
       expect.stringMatching(/^platform-ai: .* 100\.00, .* 200\.00 USD; held 18\.00 USD; monthly cap 400\.00 USD$/),

@@ -5,7 +5,7 @@ import { sql } from 'kysely'
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
 import { SYSTEM_CHAIN } from '../../src/audit/rules.ts'
 import { verifyDatabase } from '../../src/audit/verification.ts'
-import { ageSession, bearer, call, makePerson, type Session, signInBrowser } from '../support/api.ts'
+import { ageSession, bearer, call, connectPerson, makePerson, type Session, signInBrowser } from '../support/api.ts'
 import { hasStores } from '../support/databases.ts'
 import { type Backend, startServer, type TestServer } from '../support/server.ts'
 import { connect, makeClient, makeWorld, PASSWORD, post, refresh, type World } from '../support/world.ts'
@@ -151,12 +151,23 @@ describe.each(BACKENDS)('an erased account (%s)', (backend) => {
 
   it('leaves no row that holds the name or the address, and a log that verifies', async () => {
     const leaver = await makeLeaver()
+    const { access_token: token } = await connectPerson(server, world, leaver, 'read')
+    const useConnection = () =>
+      fetch(`${server.origin}/api/v1/workspaces/${world.workspaceId}`, {
+        headers: { 'user-agent': `Notebook of ${leaver.name}`, authorization: `Bearer ${token}` },
+      })
+    expect((await useConnection()).status).toBe(200)
+    await server.app.uses.flush()
     const names = (text: string) =>
       text
         .split('\n')
         .filter((line) => line.includes(leaver.name) || line.toLowerCase().includes(leaver.email.toLowerCase()))
-    expect(names(await dump()).length).toBeGreaterThan(2) // or nothing would be left to find
+    const before = names(await dump()) // or nothing would be left to find
+    for (const table of ['users', 'workspaces', 'invitations', 'connection_uses', 'connection_versions'])
+      expect(before.filter((line) => line.startsWith(`${table}: `)).length, table).toBeGreaterThan(0)
+    expect((await useConnection()).status).toBe(200) // kept in memory, and written after the erasure
     await erase(leaver.userId)
+    await server.app.uses.flush()
     const after = await dump()
     expect(names(after)).toEqual([])
     expect(after).toContain(leaver.userId) // the random id stays
@@ -165,6 +176,18 @@ describe.each(BACKENDS)('an erased account (%s)', (backend) => {
     const [record, ...more] = await eventsOf(leaver.userId)
     expect(more).toEqual([])
     expect(record).toMatchObject({ organization_id: world.organizationId, status: 'pass', actor_kind: 'operator' })
+  })
+
+  it.each(['İbo', 'ΣΑΣ', 'ÉRIC', 'STRAẞE', 'Ⅷ'])('is sent no bill any more as %s', async (local) => {
+    const email = `${local}@example.com`
+    await server.run('user create', { email, name: 'Billed', password: PASSWORD })
+    const billed = await call(server, bearer(key), 'POST', '/workspaces', {
+      body: { name: 'billed', billing_email: email },
+      headers: { 'idempotency-key': `billed-${local.codePointAt(0)}` },
+    })
+    expect(billed.body.billing_email).toBe(email)
+    await erase(email)
+    expect((await asKey('GET', `/workspaces/${billed.body.id}`)).body.billing_email).toBeNull()
   })
 
   it('is another one when the address opens an account again', async () => {

@@ -7,6 +7,7 @@ import { hasStores } from '../support/databases.ts'
 import { type Backend, startServer, type TestServer } from '../support/server.ts'
 
 const RECORDS = 3_000
+const DEEP = `${'{"a":'.repeat(4_000)}1${'}'.repeat(4_000)}`
 const idOf = (place: number) => `aud_${String(place).padStart(26, '0')}`
 
 describe.each<Backend>(['embedded', 'stores'])('on %s', (backend) => {
@@ -74,5 +75,50 @@ describe.each<Backend>(['embedded', 'stores'])('on %s', (backend) => {
       expect(answer.headers.get('content-disposition')).toBeNull()
       expect(linesOf('at-once')).toHaveLength(1)
     })
+  })
+})
+
+describe.each<Backend>(['embedded', 'stores'])('on %s', (backend) => {
+  describe.skipIf(backend === 'stores' && !hasStores())('records that can never be sealed', () => {
+    let server: TestServer
+    let world: ApiWorld
+    beforeAll(async () => {
+      server = await startServer({ backend })
+      world = await makeApiWorld(server)
+      for (const [id, detail] of [
+        ['aud_endless', '{"a":1e400}'],
+        ['aud_nested', DEEP],
+      ] as const)
+        await sql`insert into audit_events (id, organization_id, event, status, trace_id, actor_kind, detail)
+          values (${id}, ${world.organizationId}, 'x', 'pass', 'poisoned', 'operator', ${sql.lit(detail)}::jsonb)`.execute(
+          server.db,
+        )
+    })
+    afterAll(() => server?.close())
+
+    const get = (path: string) => call(server, bearer(world.key), 'GET', path)
+
+    it('are shown without a place, and what is nested too deep without its detail', async () => {
+      const { status, body } = await get('/audit?trace_id=poisoned')
+      expect(status).toBe(200)
+      expect(body).toMatchObject([
+        { id: 'aud_nested', seq: null, detail: { nested_too_deep: true } },
+        { id: 'aud_endless', seq: null },
+      ])
+      for (const { id } of body)
+        expect(await get(`/audit/${id}`)).toMatchObject({ status: 200, body: { seq: null, hash: null } })
+    })
+
+    it.each(['/audit/export', '/audit/export?format=csv', '/audit/evidence/poisoned'])(
+      'are in no file of %s, which holds the others',
+      async (path) => {
+        const { status, text } = await get(path)
+        expect(status).toBe(200)
+        expect(text).not.toContain('aud_nested')
+        expect(text).not.toContain('aud_endless')
+        expect(text.includes('"jws"')).toBe(!path.endsWith('csv'))
+        expect(text.split('\n').length > 5).toBe(!path.endsWith('poisoned'))
+      },
+    )
   })
 })

@@ -285,10 +285,25 @@ it('a cell of a table is no formula, and one cell', () => {
     "'+1",
     "'-1",
     "'@x",
-    "'\t=1",
+    "'\t'=1",
     'plain',
     '"a,b"',
     '"a""b"',
     '"a\nb"',
+  ])
+  expect(
+    ['a;=1', 'a;b;+1', 'a; "=1"', 'a;"-1', 'a\t-1', 'a\r\n@x', '\tx', '; =1', 'a; b', 'a-b;c=d', 'a=1'].map(csvCell),
+  ).toEqual([
+    "a;'=1",
+    "a;b;'+1",
+    `"a;' ""=1"""`,
+    `"a;'""-1"`,
+    "a\t'-1",
+    `"a\r'\n'@x"`,
+    "'\tx",
+    ";' =1",
+    'a; b',
+    'a-b;c=d',
+    'a=1',
   ])
 })

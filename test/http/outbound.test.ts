@@ -345,6 +345,76 @@ describe('what a call does', () => {
   })
 })
 
+describe('a call whose answer is read as it comes', () => {
+  const call = { method: 'GET', headers: {}, signal: new AbortController().signal } as const
+
+  it('passes on what came, also of an answer that is cut', async () => {
+    const url = await startRaw((socket) => {
+      socket.write('HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf')
+      setTimeout(() => socket.destroy(), 50)
+    })
+    const answer = await open().open({ ...call, url })
+    if (!answer.ok) throw new Error(answer.failure)
+    let text = ''
+    const reading = (async () => {
+      for await (const part of answer.body) text += String(part)
+    })()
+    await expect(reading).rejects.toThrow()
+    expect(text).toBe('half')
+  })
+
+  it('ends where its signal says so: before the answer, and in it', async () => {
+    const url = await startRaw(() => {})
+    const before = new AbortController()
+    const asking = open().open({ ...call, url, signal: before.signal })
+    setTimeout(() => before.abort(), 50)
+    expect(await asking).toEqual({ ok: false, failure: 'unanswered' })
+    expect(await open().open({ ...call, url, signal: AbortSignal.abort() })).toEqual({
+      ok: false,
+      failure: 'unreachable',
+    })
+
+    const begun = await startRaw((socket) => socket.write('HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf'))
+    const during = new AbortController()
+    const answer = await open().open({ ...call, url: begun, signal: during.signal })
+    if (!answer.ok) throw new Error(answer.failure)
+    const closed = new Promise((resolve) => answer.body.once('error', resolve))
+    during.abort()
+    expect(await closed).toBeInstanceOf(Error)
+  })
+
+  it('tells what was sent and not answered from what was not sent', async () => {
+    const post = { ...call, method: 'POST' } as const
+    const taking = await startRaw((socket) => void socket.destroy())
+    expect(await open().open({ ...post, url: taking, body: Buffer.from('{}') })).toEqual({
+      ok: false,
+      failure: 'unanswered',
+    })
+    const half = await startRaw((socket) => void socket.destroy()) // which has read no more than the beginning
+    expect(await open().open({ ...post, url: half, body: Buffer.alloc(50_000_000) })).toEqual({
+      ok: false,
+      failure: 'unreachable',
+    })
+    const { port } = await startCanary()
+    await closing.pop()?.()
+    expect(await open().open({ ...post, url: `http://127.0.0.1:${port}/`, body: Buffer.from('{}') })).toEqual({
+      ok: false,
+      failure: 'unreachable',
+    })
+  })
+
+  it.each(['a\nb', 'ключ'])('never rejects: not for a header that nobody can send either (%j)', async (value) => {
+    const { url, requests } = await startReceiver((_request, response) => response.end())
+    const headers = { 'x-api-key': value }
+    expect(await open().open({ ...call, url, headers })).toEqual({ ok: false, failure: 'unreachable' })
+    expect(await open().send({ url, method: 'GET', headers, reads: 'body' })).toEqual({
+      ok: false,
+      failure: 'unreachable',
+    })
+    expect(requests).toEqual([])
+  })
+})
+
 function drip(socket: Socket, first: string, piece = 'x'): void {
   socket.write(first)
   const timer = setInterval(() => (socket.destroyed ? clearInterval(timer) : socket.write(piece)), 50)

@@ -167,6 +167,8 @@ describe('what is not taken', () => {
     ['another outcome', { status: 'maybe' }],
     ['a time of no place', { occurred_at: '2026-04-05T18:30:00' }],
     ['no time', { occurred_at: 'yesterday' }],
+    ['a time in the year 0', { occurred_at: '0000-01-01T00:00:00Z' }],
+    ['a time nearly a day from UTC', { occurred_at: '2026-05-01T00:00:00+23:00' }],
     ['a time without end', { occurred_at: `2026-04-05T18:30:00.${'1'.repeat(60)}Z` }],
     ['a profile that is none', { profile_id: 'a b' }],
     ['a workspace', { workspace_id: 'ws_00000000000000000000000000' }],

@@ -8,7 +8,7 @@ import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createApp, ROOT } from '../../src/app.ts'
 import { readConfig } from '../../src/config.ts'
-import { createDataKeys } from '../../src/crypto/data-keys.ts'
+import { createDataKeys, placeOfDataKey } from '../../src/crypto/data-keys.ts'
 import { createEnvelope, keyId } from '../../src/crypto/envelope.ts'
 import { Secret } from '../../src/crypto/secret.ts'
 import { createLog } from '../../src/http/log.ts'
@@ -66,7 +66,7 @@ async function addRetiredKeys(db: Db, organizationId: OrganizationId, master: Bu
   const envelope = createEnvelope([master])
   const rows = Array.from({ length: count }, () => {
     const id: DataKeyId = newId('dk')
-    const sealed_key = envelope.seal(randomBytes(32).toString('base64'), `data_keys.sealed_key:${organizationId}:${id}`)
+    const sealed_key = envelope.seal(randomBytes(32).toString('base64'), placeOfDataKey(organizationId, id))
     return { id, organization_id: organizationId, sealed_key, retired_at: new Date() }
   })
   await db.insertInto('data_keys').values(rows).execute()
@@ -182,6 +182,52 @@ describe('keys', () => {
     const own = shown.data_keys.filter((key) => key.organization_id === world.organizationId)
     expect(own).toMatchObject([{ is_newest: true, connections: 1 }])
     expect(await read(processWith(server.db, OLD), world.workspaceId, id)).toBe(KEY)
+    await disconnect(world, id)
+  })
+
+  it.runIf(hasStores())(
+    'a rotation beside another one of the same organization is a conflict, and nothing of it stays',
+    async () => {
+      const id = await connect(world)
+      const { dataKeys } = server.app.providers
+      const organizationId = world.organizationId as OrganizationId
+      const before = (await status()).data_keys.length
+      const first = await server.db.startTransaction().execute()
+      await dataKeys.rotate(first, organizationId)
+      const second = rotateHere(processWith(server.db, OLD), organizationId).catch((error: unknown) => error)
+      await expect
+        .poll(async () => {
+          const { rows } = await sql<{ waiting: boolean }>`select count(*) > 0 as waiting from pg_stat_activity
+          where datname = current_database() and wait_event_type = 'Lock'`.execute(server.db)
+          return rows[0]?.waiting
+        })
+        .toBe(true)
+      await first.commit().execute()
+      expect(await second).toMatchObject({ code: 'conflict' })
+      expect((await status()).data_keys).toHaveLength(before + 1)
+      expect(await rotateHere(processWith(server.db, OLD), organizationId)).toMatchObject({ ok: true, resealed: 1 })
+      await disconnect(world, id)
+    },
+  )
+
+  it('a data key that is overwritten opens nothing once it is read again, and that is soon', async () => {
+    const id = await connect(world)
+    const connection = await getProvider(server.db, world.workspaceId as WorkspaceId, id)
+    const [lasting, short] = [undefined, 50].map((keptMs) => ({
+      dataKeys: createDataKeys(createEnvelope([OLD]), keptMs === undefined ? {} : { keptMs }),
+      onError: QUIET,
+    }))
+    const opened = async (deps: typeof lasting) => deps && (await openCredentials(deps, server.db, connection)).reveal()
+    expect([await opened(lasting), await opened(short)]).toEqual([KEY, KEY])
+    const { rows } = await sql<{ sealed_key: string }>`
+      select sealed_key from data_keys where id = ${connection.credentials.dataKeyId}`.execute(server.db)
+    const write = (sealed: string | undefined) =>
+      sql`update data_keys set sealed_key = ${sealed} where id = ${connection.credentials.dataKeyId}`.execute(server.db)
+    await write('gone')
+    expect(await opened(lasting)).toBe(KEY)
+    await expect.poll(() => opened(short).catch(({ code }) => code)).toBe('credentials_unreadable')
+    await write(rows[0]?.sealed_key)
+    expect(await opened(short)).toBe(KEY)
     await disconnect(world, id)
   })
 

@@ -123,6 +123,26 @@ describe('attacks that worked once', () => {
     expect(outcomes.at(10)).toMatchObject({ reason: 'too_many' })
   })
 
+  it('guessing passwords is recorded as well where the person signs in again and again meanwhile', async () => {
+    const { signIn: attempt } = await import('../../src/accounts/service.ts')
+    const email = 'busy@example.com'
+    const { id } = await server.run('user create', { email, name: 'Busy', password: PASSWORD })
+    const attempts = async (password: string, count: number, network: string) => {
+      for (let turn = 0; turn < count; turn++)
+        await attempt(server.app.accounts, {
+          email,
+          password: new Secret(password),
+          request: { traceId: `busy ${turn}`, address: `${network}.${turn}` },
+        })
+    }
+    await attempts(PASSWORD, 33, '198.51.100')
+    await attempts('a wrong password', 29, '203.0.113')
+    const records = (await eventsOf('session.sign_in')).filter((record) => record.user_id === id)
+    const failures = records.filter(({ status }) => status === 'fail')
+    expect(records).toHaveLength(33 + failures.length)
+    expect(failures.map(({ detail }) => detail)).toEqual([1, 2, 3, 4, 5, 8, 16].map((tries) => ({ tries })))
+  })
+
   it('revoking one JWT again and again leaves one record', async () => {
     const { access_token: token } = await connect(server, world)
     for (let count = 0; count < 3; count++) {

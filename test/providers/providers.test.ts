@@ -1,19 +1,20 @@
 // Connections to providers: one a type, verified, replaced, deleted; the key is in no answer, record, line or row.
 import { sql } from 'kysely'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { createDataKeys, listMasterKeyUses, rewrap } from '../../src/crypto/data-keys.ts'
-import { createEnvelope, keyId } from '../../src/crypto/envelope.ts'
 import type { OrganizationId, WorkspaceId } from '../../src/ids.ts'
 import {
+  checkInBackground,
+  checkProvider,
   checkUnchecked,
   getProvider,
+  noteWorkingCall,
   openCredentials,
   resealUnderNewest,
   rotateDataKey,
 } from '../../src/providers/service.ts'
 import { type Answer, type ApiWorld, bearer, call, listen, makeApiWorld, newLabel } from '../support/api.ts'
 import { hasStores } from '../support/databases.ts'
-import { MASTER_KEY, startServer, type TestServer } from '../support/server.ts'
+import { startServer, type TestServer } from '../support/server.ts'
 import { json, MODELS, startUpstream, type Upstream } from '../support/upstream.ts'
 
 const KEY = 'sk-ant-canary-0123456789abcdefghijklmnopqrstuvwxyz'
@@ -126,7 +127,7 @@ describe('a provider connection', () => {
 
   it.each([
     ['refuses the key', json(401, { error: KEY }), 'failed', 'refused'],
-    ['forbids the key', json(403, {}), 'failed', 'refused'],
+    ['does not let it list models', json(403, {}), 'pending_verification', 'forbidden'],
     ['says yes to everything', json(200, { fine: true }), 'failed', 'unexpected_answer'],
     [
       'is no JSON',
@@ -142,7 +143,12 @@ describe('a provider connection', () => {
       'pending_verification',
       'unreachable',
     ],
-    ['sends more than an answer is long', json(200, { data: ['x'.repeat(100_000)] }), 'failed', 'unexpected_answer'],
+    [
+      'sends more than an answer is long',
+      json(200, { data: ['x'.repeat(100_000)] }),
+      'pending_verification',
+      'too_large',
+    ],
   ])('says what came of a check when the provider %s', async (_name, answering, status, reason) => {
     upstream.answer(answering)
     expect(await checked(await made())).toMatchObject({ status, status_reason: reason })
@@ -173,11 +179,97 @@ describe('a provider connection', () => {
     expect((await verify(id)).body).toMatchObject({ status: 'verified', status_reason: null })
   })
 
-  it('is asked about ten times a minute, and no more', async () => {
+  /** From now on the provider waits with each answer for its turn: they are given in the order that the caller wants. */
+  function holdAnswers(): Array<(status: number, body?: unknown) => void> {
+    const held: Array<(status: number, body?: unknown) => void> = []
+    upstream.answer((asked, response) => {
+      held.push((status, sent = {}) => void json(status, sent)(asked, response))
+    })
+    return held
+  }
+
+  it('that is refused stays failed when an earlier check ends later and tells nothing', async () => {
     const id = await made()
-    const statuses = []
-    for (let turn = 0; turn < 11; turn++) statuses.push((await verify(id)).status)
-    expect(statuses.slice(-2)).toEqual([200, 429])
+    await checked(id)
+    const held = holdAnswers()
+    const early = verify(id)
+    await expect.poll(() => held.length).toBe(1)
+    const late = verify(id)
+    await expect.poll(() => held.length).toBe(2)
+    held[1]?.(401)
+    expect((await late).body).toMatchObject({ status: 'failed', status_reason: 'refused' })
+    held[0]?.(500)
+    expect((await early).body).toMatchObject({ status: 'failed', status_reason: 'busy' })
+  })
+
+  it('is not verified by what is learned late of a key that it has no more', async () => {
+    const held = holdAnswers()
+    const id = await made()
+    await expect.poll(() => held.length).toBe(1)
+    const older = await getProvider(server.db, workspaceId, id)
+    await call(server, manager(), 'PUT', path(`/${id}`), { body: body({}, `${KEY}-next`) })
+    await expect.poll(() => held.length).toBe(2)
+    held[1]?.(401)
+    await expect.poll(async () => (await shown(id)).status).toBe('failed')
+    held[0]?.(200, MODELS)
+    const by = { actor: { kind: 'schedule' } as const, request: { traceId: 'late' }, userId: null }
+    await noteWorkingCall(server.db, older, by)
+    await expect.poll(() => server.app.providers.checking.size).toBe(0)
+    expect(await shown(id)).toMatchObject({ status: 'failed', status_reason: 'refused' })
+    expect(await records('provider.verified')).toEqual([])
+  })
+
+  it('is asked about once at a time by itself, and a record tells of what is new', async () => {
+    const id = await made()
+    await checked(id)
+    await expect.poll(() => server.app.providers.checking.size).toBe(0)
+    const connection = await getProvider(server.db, workspaceId, id)
+    const check = () => checkInBackground(server.app.providers, connection)
+    const held = holdAnswers()
+    const first = check()
+    await expect.poll(() => held.length).toBe(1)
+    await Promise.all([check(), check(), check()])
+    expect(held).toHaveLength(1)
+    held[0]?.(503)
+    await first
+    upstream.answer(json(503, {}))
+    for (let turn = 0; turn < 3; turn++) await check()
+    expect(await records('provider.verification_inconclusive')).toHaveLength(1)
+    await verify(id) // somebody asked
+    expect(await records('provider.verification_inconclusive')).toHaveLength(2)
+    upstream.answer(json(200, MODELS))
+    for (let turn = 0; turn < 3; turn++) await check()
+    expect(await records('provider.verified')).toHaveLength(2) // after it was made, and now
+  })
+
+  it('is asked about twenty times a minute and workspace, and no more, whatever is done with it', async () => {
+    const id = await made()
+    const put = () => call(server, manager(), 'PUT', path(`/${id}`), { body: body() })
+    refused(await create({ base_url: 'https://10.0.0.1' }), 400, 'invalid_request') // asks nobody
+    for (let turn = 0; turn < 9; turn++) expect([(await put()).status, (await verify(id)).status]).toEqual([200, 200])
+    expect((await put()).status).toBe(200)
+    const asked = () => upstream.asked.length
+    await expect.poll(() => server.app.providers.checking.size).toBe(0)
+    const before = asked()
+    expect(before).toBeLessThanOrEqual(20)
+    const late = [await put(), await verify(id)]
+    for (const answer of late) {
+      refused(answer, 429, 'too_many_requests')
+      expect(Number(answer.headers.get('retry-after'))).toBeGreaterThan(0)
+    }
+    expect((await call(server, manager(), 'DELETE', path(`/${id}`))).status).toBe(204)
+    refused(await create(), 429, 'too_many_requests')
+    expect(asked()).toBe(before)
+  })
+
+  it('is recorded as verified once by many calls that work at once', async () => {
+    upstream.answer(json(503, {}))
+    const id = await made()
+    await checked(id)
+    const connection = await getProvider(server.db, workspaceId, id)
+    const by = { actor: { kind: 'schedule' } as const, request: { traceId: 'many' }, userId: null }
+    await Promise.all(Array.from({ length: 20 }, () => noteWorkingCall(server.db, connection, by)))
+    expect(await records('provider.verified')).toHaveLength(1)
   })
 
   it('is checked later where the process that made it did not get to it', async () => {
@@ -193,7 +285,9 @@ describe('a provider connection', () => {
     const id = await made()
     await checked(id)
     const put = (sent: unknown) => call(server, manager(), 'PUT', path(`/${id}`), { body: sent })
-    refused(await put({ base_url: 'https://gateway.example.com' }), 400, 'invalid_request')
+    const alone = await put({ base_url: 'https://gateway.example.com' })
+    refused(alone, 400, 'invalid_request')
+    expect(alone.body.detail).toContain('credentials: is missing: the key is sent together with its address')
     const next = 'sk-ant-canary-replaced-0123456789'
     upstream.asked.length = 0
     const replaced = await put(body({ base_url: `${upstream.url}/gateway/` }, next))
@@ -210,6 +304,23 @@ describe('a provider connection', () => {
     refused(await call(server, manager(), 'DELETE', path(`/${id}`)), 404, 'not_found')
     const { rows } = await sql`select from provider_connections where workspace_id = ${workspaceId}`.execute(server.db)
     expect(rows).toEqual([])
+  })
+
+  it('is gone with its key when its workspace is archived, and asks its provider nothing any more', async () => {
+    const id = await made()
+    await checked(id)
+    await sql`update provider_connections set checked_at = null, changed_at = clock_timestamp() - interval '1 hour'
+      where id = ${id}`.execute(server.db)
+    const archived = await call(server, world.people.owner, 'POST', `/workspaces/${workspaceId}/archive`, { body: {} })
+    expect(archived.status, archived.text).toBe(200)
+    const { rows } = await sql`select from provider_connections where workspace_id = ${workspaceId}`.execute(server.db)
+    expect(rows).toEqual([])
+    expect(await records('provider.deleted')).toMatchObject([
+      { actor_id: world.people.owner.userId, detail: { provider_id: id, reason: 'workspace_archived' } },
+    ])
+    upstream.asked.length = 0
+    await checkUnchecked(server.app.providers)
+    expect(upstream.asked).toEqual([])
   })
 
   it.each([
@@ -245,23 +356,33 @@ describe('a provider connection', () => {
     refused(await create(more), 400, 'invalid_request')
   })
 
+  it('is not made of a key that was shortened, and says what a key is made of', async () => {
+    const answer = await create({ credentials: { api_token: 'sk-ant-0123456789…' } })
+    refused(answer, 400, 'invalid_request')
+    expect(answer.body.detail).toBe(
+      'credentials.api_token: must be the whole key, without “…”: 8 to 1024 letters, digits and signs of ASCII, without spaces.',
+    )
+  })
+
   it('does not take a credential of ours for a key', async () => {
     refused(await create({}, world.key), 400, 'invalid_request')
   })
 
-  it('of another workspace is none', async () => {
+  it.each([
+    ['GET', '', () => ({})],
+    ['PUT', '', () => ({ body: body() })],
+    ['DELETE', '', () => ({})],
+    ['POST', '/verify', () => ({ body: {} })],
+  ])('of another workspace is none: %s%s', async (method, rest, options) => {
     const id = await made()
-    const theirs = `/workspaces/${world.neighbour.workspaceId}/providers/${id}`
-    for (const [method, rest] of [
-      ['GET', ''],
-      ['DELETE', ''],
-      ['POST', '/verify'],
+    const at = (workspace: string) => `/workspaces/${workspace}/providers/${id}${rest}`
+    for (const [key, workspace] of [
+      [world.neighbour.key, world.neighbour.workspaceId],
+      [world.neighbour.key, workspaceId],
+      [world.key, world.otherWorkspaceId],
     ] as const)
-      refused(
-        await call(server, bearer(world.neighbour.key), method, theirs + rest, method === 'POST' ? { body: {} } : {}),
-        404,
-        'not_found',
-      )
+      refused(await call(server, bearer(key), method, at(workspace), options()), 404, 'not_found')
+    expect((await shown(id)).id).toBe(id)
   })
 })
 
@@ -320,6 +441,58 @@ describe('what is stored', () => {
     ).rejects.toMatchObject({ code: 'credentials_unreadable' })
     await sql`update provider_connections set workspace_id = ${workspaceId} where id = ${id}`.execute(server.db)
     expect(await opened(id)).toBe(KEY)
+  })
+
+  it('is sent to no address that was written beside it', async () => {
+    const id = await made()
+    await checked(id)
+    const thief = await startUpstream()
+    try {
+      const readdress = (url: string | null) =>
+        sql`update provider_connections set base_url = ${url} where id = ${id}`.execute(server.db)
+      for (const url of [thief.url, `${upstream.url}/other`, null]) {
+        await readdress(url)
+        await unreadable(id)
+      }
+      await readdress(thief.url)
+      const tampered = await getProvider(server.db, workspaceId, id)
+      const quiet = { ...server.app.providers, onError: () => {} }
+      const by = { actor: { kind: 'schedule' } as const, request: { traceId: 'readdressed' }, userId: null }
+      expect(await checkProvider(quiet, tampered, by)).toMatchObject({ status: 'failed', statusReason: 'unreadable' })
+      await readdress(upstream.url) // the address as it was does not open it for who read the other one
+      await expect(openCredentials(quiet, server.db, tampered)).rejects.toMatchObject({
+        code: 'credentials_unreadable',
+      })
+      expect(thief.asked).toEqual([])
+      expect(await opened(id)).toBe(KEY)
+    } finally {
+      await thief.close()
+    }
+  })
+
+  it('before it was replaced opens for none afterwards, at the same address', async () => {
+    const id = await made()
+    await checked(id)
+    const older = await rowOf(id)
+    const next = `${KEY}-next`
+    expect((await call(server, manager(), 'PUT', path(`/${id}`), { body: body({}, next) })).status).toBe(200)
+    const newer = await rowOf(id)
+    expect(await opened(id)).toBe(next)
+    await write(id, older.sealed_credentials, older.data_key_id)
+    await unreadable(id)
+    await write(id, newer.sealed_credentials, newer.data_key_id)
+    const organizationId = world.organizationId as OrganizationId
+    await rotateDataKey(server.app.providers, organizationId, { traceId: 'replaced' })
+    expect(await opened(id)).toBe(next)
+  })
+
+  it('is readable whichever of two replacements at once comes last', async () => {
+    const id = await made()
+    const keys = [1, 2, 3, 4].map((turn) => `${KEY}-${turn}`)
+    const put = (key: string) => call(server, manager(), 'PUT', path(`/${id}`), { body: body({}, key) })
+    expect((await Promise.all(keys.map(put))).map(({ status }) => status)).toEqual([200, 200, 200, 200])
+    expect(keys).toContain(await opened(id))
+    expect(await getProvider(server.db, workspaceId, id)).toMatchObject({ version: 5 })
   })
 
   it('that cannot be read says so: of the connection, to the operator, and to nobody the key', async () => {
@@ -384,35 +557,5 @@ describe('what is stored', () => {
     }
     expect(everything.length).toBeGreaterThan(100)
     expect(everything.filter((text) => text.includes('canary'))).toEqual([])
-  })
-})
-
-describe('the master key', () => {
-  it('is replaced while both are there: everything is sealed again under the newest, and the older one is free to go', async () => {
-    const [older, newer] = [Buffer.from(MASTER_KEY, 'base64'), Buffer.alloc(32, 2)]
-    const scratch = await startServer()
-    try {
-      const [{ master }, both] = [{ master: createEnvelope([older]) }, createEnvelope([newer, older])]
-      const own = await makeApiWorld(scratch)
-      await call(scratch, bearer(own.key), 'POST', `/workspaces/${own.workspaceId}/providers`, {
-        body: { provider_type: 'openai', ...body() },
-      })
-      const under = async () => [...new Set((await listMasterKeyUses(scratch.db)).map(({ key_id }) => key_id))]
-      expect(await under()).toEqual([keyId(older)])
-      await expect(rewrap(scratch.db, { master: createEnvelope([newer]), newestId: keyId(newer) })).rejects.toThrow(
-        /put it back/,
-      )
-      expect(await rewrap(scratch.db, { master: both, newestId: keyId(newer) })).toBeGreaterThan(5)
-      expect(await rewrap(scratch.db, { master: both, newestId: keyId(newer) })).toBe(0)
-      expect(await under()).toEqual([keyId(newer)])
-      const { rows } = await sql<{ id: string }>`select id from provider_connections`.execute(scratch.db)
-      const connection = await getProvider(scratch.db, own.workspaceId as WorkspaceId, rows[0]?.id ?? '')
-      const open = (envelope: typeof master) =>
-        openCredentials({ dataKeys: createDataKeys(envelope), onError: () => {} }, scratch.db, connection)
-      expect((await open(createEnvelope([newer]))).reveal()).toBe(KEY)
-      await expect(open(master)).rejects.toMatchObject({ code: 'credentials_unreadable' })
-    } finally {
-      await scratch.close()
-    }
   })
 })

@@ -1,6 +1,9 @@
 // Providers behind this server: with the stored key, for the credential's own workspace, as it comes, recorded and capped.
 import { once } from 'node:events'
 import { request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import { gzipSync } from 'node:zlib'
 import { sql } from 'kysely'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { type Answer, type ApiWorld, bearer, call, makeApiWorld, makeToken, newLabel } from '../support/api.ts'
@@ -44,9 +47,9 @@ beforeEach(async () => {
   upstream.answer(json(200, MESSAGE, { 'request-id': 'req_1', 'x-secret': 'none of ours', 'set-cookie': 'a=b' }))
 })
 
-async function connect(provider_type: string): Promise<void> {
+async function connect(provider_type: string, base_url = upstream.url): Promise<void> {
   upstream.answer(json(500, {})) // says nothing of the key
-  const body = { provider_type, credentials_type: 'api_token', credentials: { api_token: KEY }, base_url: upstream.url }
+  const body = { provider_type, credentials_type: 'api_token', credentials: { api_token: KEY }, base_url }
   const made = await call(server, bearer(world.key), 'POST', `/workspaces/${workspaceId}/providers`, { body })
   expect(made.status, made.text).toBe(201)
   await eventually(async () => (await provider(provider_type)).checked_at !== null)
@@ -130,6 +133,28 @@ describe('a call', () => {
     expect(await usage()).toMatchObject({ spent: '0.00', unpriced_events: 1 })
   })
 
+  it('of many embeddings is read for its use, however long the answer is', async () => {
+    await connect('openai')
+    const embedding = Array.from({ length: 3_072 }, (_, at) => at / 3_072)
+    const data = Array.from({ length: 60 }, (_, index) => ({ object: 'embedding', index, embedding }))
+    const answer = { object: 'list', data, model: 'm', usage: { prompt_tokens: 50_000, total_tokens: 50_000 } }
+    expect(JSON.stringify(answer).length).toBeGreaterThan(3_000_000)
+    upstream.answer(json(200, answer))
+    const got = await post('/openai/v1/embeddings', { model: 'text-embedding-3-large', input: 'x' })
+    expect(got.body).toEqual(answer)
+    expect(await events()).toMatchObject([
+      { input_tokens: 50_000, output_tokens: 0, cost: '0.0065', is_estimated: false },
+    ])
+  })
+
+  it('that tells nothing of its use is a guess by its length', async () => {
+    upstream.answer(json(200, { content: [{ type: 'text', text: 'x'.repeat(4_000) }] }))
+    await ask()
+    const [event] = await events()
+    expect(event.is_estimated).toBe(true)
+    expect(event.output_tokens).toBeGreaterThanOrEqual(1_000)
+  })
+
   it('that costs nothing is not recorded', async () => {
     upstream.answer(json(200, MODELS))
     const answer = await call(server, bearer(value), 'GET', '/proxy/anthropic/v1/models')
@@ -170,10 +195,79 @@ describe('a call', () => {
   })
 
   it('to a provider that is away is told so, and holds nothing', async () => {
+    const away = await startUpstream()
+    await away.close()
+    await connect('openai', away.url)
     await setCap('10.00')
+    refused(await post('/openai/v1/responses', { model: 'gpt-5', input: 'Hi' }), 502, 'provider_unreachable')
+    expect(await usage()).toMatchObject({ spent: '0.00', held: '0.00', events: 0 })
+  })
+
+  it.each([
+    // 1 token for 4 bytes of the request, at 3 millionths
+    ['soft', 0, (bytes: number) => Math.ceil(bytes / 4) * 3],
+    ['hard', 100, (bytes: number) => bytes * 6 + 100 * 15],
+  ])('that a provider takes and never answers is a guess; under a %s cap of %i tokens', async (mode, tokens, cost) => {
+    await call(server, bearer(world.key), 'PUT', `/workspaces/${workspaceId}/budget`, { body: { cap: '1000', mode } })
     upstream.answer((_asked, response) => void response.destroy())
     refused(await ask(), 502, 'provider_unreachable')
-    expect(await usage()).toMatchObject({ spent: '0.00', held: '0.00' })
+    expect(await events()).toMatchObject([{ output_tokens: tokens, is_estimated: true }])
+    const bytes = Buffer.byteLength(JSON.stringify(REQUEST))
+    expect(Number((await usage()).spent)).toBeCloseTo(cost(bytes) / 1e6, 6)
+    expect(await usage()).toMatchObject({ held: '0.00' })
+  })
+
+  it('that is answered in an encoding nobody asked for is not passed on, and is a guess', async () => {
+    await setCap('10.00')
+    const packed = gzipSync(JSON.stringify(MESSAGE))
+    upstream.answer((_asked, response) => {
+      response.writeHead(200, { 'content-type': 'application/json', 'content-encoding': 'gzip' }).end(packed)
+    })
+    refused(await ask(), 502, 'provider_unreachable')
+    expect(upstream.asked[0]?.headers['accept-encoding']).toBe('identity')
+    expect(await events()).toMatchObject([{ output_tokens: 100, is_estimated: true }])
+    expect(await usage()).toMatchObject({ held: '0.00' })
+  })
+
+  it.each(['000', '600', '999'])('answered with the status %s is not answered', async (status) => {
+    upstream.answer((_asked, response) => {
+      response.socket?.end(`HTTP/1.1 ${status} So\r\nContent-Length: 2\r\n\r\n{}`)
+    })
+    refused(await ask(), 502, 'provider_unreachable')
+    expect(await events()).toEqual([])
+  })
+
+  it('is JSON whatever the caller calls it', async () => {
+    const type = 'application/json; charset=utf-16'
+    expect((await ask(REQUEST, { 'content-type': type })).status).toBe(200)
+    expect(upstream.asked[0]?.headers['content-type']).toBe('application/json')
+  })
+
+  it('passes the parameters that client libraries send, and no others', async () => {
+    expect((await post('/anthropic/v1/messages?beta=true', REQUEST)).status).toBe(200)
+    const list = (query: string) => call(server, bearer(value), 'GET', `/proxy/anthropic/v1/models${query}`)
+    expect((await list('?limit=5&after_id=a%26b')).status).toBe(200)
+    expect((await list('')).status).toBe(200)
+    expect(upstream.asked.map(({ path }) => path)).toEqual([
+      '/v1/messages?beta=true',
+      '/v1/models?limit=5&after_id=a%26b',
+      '/v1/models',
+    ])
+    refused(await list('?key=1'), 400, 'invalid_request')
+    refused(await post('/anthropic/v1/messages?limit=5', REQUEST), 400, 'invalid_request')
+  })
+
+  it('takes a token where Anthropic’s client library puts a key, and on its own routes only', async () => {
+    const made = (path: string, headers: Record<string, string>) =>
+      call(server, { headers }, 'POST', path, { body: REQUEST })
+    expect((await made('/proxy/anthropic/v1/messages', { 'x-api-key': value })).status).toBe(200)
+    expect(upstream.asked[0]?.headers['x-api-key']).toBe(KEY)
+    refused(await made('/proxy/anthropic/v1/messages', { 'x-api-key': `${value}x` }), 401, 'unauthorized')
+    const both = { 'x-api-key': value, authorization: `Bearer ${value}x` }
+    refused(await made('/proxy/anthropic/v1/messages', both), 401, 'unauthorized')
+    refused(await made('/proxy/openai/v1/responses', { 'x-api-key': value }), 401, 'unauthorized')
+    refused(await made('/events', { 'x-api-key': value }), 401, 'unauthorized')
+    expect(upstream.asked).toHaveLength(1)
   })
 
   it('hides the key should anybody send it back, wherever it is cut', async () => {
@@ -225,11 +319,114 @@ describe('a call', () => {
     ['/anthropic/v1/messages/../files', REQUEST, 404],
     ['/anthropic/v1/messages%2f..%2ffiles', REQUEST, 404],
     ['/anthropic/v1/messages', { max_tokens: 5 }, 400],
+    ['/anthropic/v1/messages', { ...REQUEST, max_tokens: -1 }, 400],
+    ['/anthropic/v1/messages', { ...REQUEST, max_tokens: 1.5 }, 400],
+    ['/anthropic/v1/messages', { ...REQUEST, max_tokens: '5' }, 400],
     ['/anthropic/v1/messages', { model: 'a b' }, 400],
     ['/anthropic/v1/messages', [], 400],
   ])('to %s with %j is refused', async (path, body, status) => {
     expect((await post(path, body)).status).toBe(status)
     expect(upstream.asked).toEqual([])
+  })
+})
+
+describe('limits', () => {
+  const text = (members: string) =>
+    call(server, bearer(value), 'POST', '/proxy/anthropic/v1/messages', {
+      raw: `{"model": "claude-sonnet-4-5", "messages": [], ${members}}`,
+      headers: { 'content-type': 'application/json' },
+    })
+
+  it.each([
+    '"max_tokens": 64000, "max_tokens": 1',
+    '"max_tokens": 64000, "max\\u005ftokens": 1',
+    '"max_tokens": 1, "tools": [{"type": "web_search_20250305", "type": "custom"}]',
+  ])('a name that stands twice is refused: %s', async (members) => {
+    const answer = await text(members)
+    refused(answer, 400, 'invalid_request')
+    expect(answer.body.detail).toContain('twice')
+    expect(upstream.asked).toEqual([])
+  })
+
+  it('the same name in two objects is none', async () => {
+    expect((await text('"max_tokens": 1, "a": [{"b": "\\"b\\": "}, {"b": {"b": "c", "max_tokens": 1}}]')).status).toBe(
+      200,
+    )
+  })
+
+  it.each([
+    ['members', Array.from({ length: 200_000 }, (_, at) => `"${at}":1`).join(), 413],
+    ['levels', `"a":${'['.repeat(1_000_000)}${']'.repeat(1_000_000)}`, 400],
+  ])('%s without end are refused before anybody reads them', async (_what, members, status) => {
+    expect((await text(members)).status).toBe(status)
+    expect(upstream.asked).toEqual([])
+  })
+
+  it('64 calls of a credential run at once; one more is told to wait, and another credential is not', async () => {
+    let finish = () => {}
+    const finished = new Promise<void>((resolve) => {
+      finish = resolve
+    })
+    upstream.answer(async (asked, response) => {
+      await finished
+      await json(200, MESSAGE)(asked, response)
+    })
+    const running = Array.from({ length: 64 }, () => ask())
+    await eventually(async () => upstream.asked.length === 64)
+    const answer = await ask()
+    refused(answer, 429, 'too_many_requests')
+    expect(answer.headers.get('retry-after')).toBe('1')
+    const other = (await makeToken(server, { workspaceId, key: world.key }, { permissions: ['ingest'] })).key
+    const others = post('/anthropic/v1/messages', REQUEST, {}, other)
+    await eventually(async () => upstream.asked.length === 65)
+    finish()
+    expect((await Promise.all([...running, others])).every(({ status }) => status === 200)).toBe(true)
+    expect((await ask()).status).toBe(200)
+  })
+
+  it('6,000 calls a minute of a credential are let through', async () => {
+    const { body } = await call(server, bearer(world.key), 'GET', `/workspaces/${workspaceId}/api-keys`)
+    for (let round = 0; round < 60; round++)
+      await Promise.all(Array.from({ length: 100 }, () => server.app.ephemeral.increment('proxy', body[0].id, 60)))
+    const answer = await ask()
+    refused(answer, 429, 'too_many_requests')
+    expect(Number(answer.headers.get('retry-after'))).toBeGreaterThan(0)
+    expect(upstream.asked).toEqual([])
+  })
+
+  it('a request is not kept while its answer comes', async () => {
+    setFlagsFromString('--expose-gc')
+    const collect = runInNewContext('gc') as () => void // the flag brings it
+    const bodies: Array<WeakRef<Buffer>> = []
+    const { outbound } = server.app.providers
+    const { open } = outbound
+    outbound.open = (request) => {
+      if (request.body !== undefined) bodies.push(new WeakRef(request.body))
+      return open(request)
+    }
+    let finish = () => {}
+    upstream.answer((_asked, response) => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' }).write(': it begins\n\n')
+      finish = () => response.end()
+    })
+    try {
+      const asking = ask({ ...REQUEST, stream: true, messages: [{ role: 'user', content: 'x'.repeat(1_000_000) }] })
+      await eventually(async () => bodies.length === 1)
+      await eventually(async () => {
+        collect()
+        return bodies[0]?.deref() === undefined
+      })
+      finish()
+      expect((await asking).text).toBe(': it begins\n\n')
+    } finally {
+      outbound.open = open
+    }
+  })
+
+  it('the body of a call is kept as it came by these routes alone', () => {
+    const keeping = server.app.apiRoutes.filter(({ keepsRaw }) => keepsRaw === true).map(({ path }) => path)
+    expect(keeping).toHaveLength(5)
+    expect(keeping.every((path) => path.startsWith('/proxy/'))).toBe(true)
   })
 })
 
@@ -283,6 +480,51 @@ describe('under a hard cap', () => {
     expect(made).toBeGreaterThanOrEqual(3)
     expect(Number((await usage()).spent)).toBeCloseTo((made * 1_500) / 1e6, 6)
     expect(Number((await usage()).spent)).toBeLessThanOrEqual(each * 3.5)
+  })
+
+  const ofOpenai = (body: object, path = '/chat/completions') => post(`/openai/v1${path}`, { messages: [], ...body })
+
+  it('many choices hold as much as all of them can cost, also where no maximum was set', async () => {
+    await connect('openai')
+    await setCap('160.00')
+    const answer = await ofOpenai({ model: 'gpt-5', n: 128 }) // 128 × 128,000 × 10 millionths: 163.84
+    refused(answer, 402, 'budget_exceeded')
+    expect(answer.body.detail).toContain('163.84')
+    expect(upstream.asked).toEqual([])
+  })
+
+  it('what nobody can count is refused as too much', async () => {
+    await connect('openai')
+    await setCap('160.00')
+    refused(await ofOpenai({ model: 'gpt-5', max_completion_tokens: 1e9, n: 1e9 }), 402, 'budget_exceeded')
+    const { body } = await call(server, bearer(value), 'GET', `/workspaces/${workspaceId}/violations`)
+    expect(body).toMatchObject([{ kind: 'refused', count: 1 }])
+    expect(upstream.asked).toEqual([])
+  })
+
+  it.each([
+    ['anthropic', { ...REQUEST, tools: [{ type: 'web_search_20250305', name: 'web_search' }] }],
+    ['anthropic', { ...REQUEST, service_tier: 'priority' }],
+    ['openai', { model: 'gpt-5', service_tier: 'priority' }],
+  ])('what has no known bound is refused: %s %j', async (type, body) => {
+    if (type === 'openai') await connect(type)
+    await setCap('160.00')
+    const answer = type === 'openai' ? await ofOpenai(body) : await ask(body)
+    refused(answer, 402, 'budget_exceeded')
+    expect(answer.body.detail).toContain('leave that out')
+    expect(upstream.asked).toEqual([])
+    await call(server, bearer(world.key), 'DELETE', `/workspaces/${workspaceId}/budget`)
+    upstream.answer(json(200, MESSAGE))
+    expect((type === 'openai' ? await ofOpenai(body) : await ask(body)).status).toBe(200)
+  })
+
+  it('what the provider fetches itself counts as much as the model takes', async () => {
+    await setCap('1.00') // 200,000 × 6 millionths is more
+    const image = { type: 'image', source: { type: 'url', url: 'https://example.com/a.png' } }
+    const messages = [{ role: 'user', content: [image] }]
+    refused(await ask({ ...REQUEST, messages }), 402, 'budget_exceeded')
+    await setCap('2.00')
+    expect((await ask({ ...REQUEST, messages })).status).toBe(200)
   })
 
   it('what a call cost is recorded although its token was revoked meanwhile', async () => {
@@ -372,44 +614,128 @@ describe('a stream', () => {
     }
   })
 
-  it('ends at the provider when the client hangs up, and what it used by then is recorded', async () => {
-    await setCap('10.00')
-    let closed = false
+  it('ends at the provider when the client hangs up', async () => {
+    let hungUp = false
     upstream.answer((_asked, response) => {
-      response.writeHead(200, { 'content-type': 'text/event-stream' })
-      response.write(start + delta('one'))
       response.on('close', () => {
-        closed = true
+        hungUp = true
       })
+      response.writeHead(200, { 'content-type': 'text/event-stream' })
+      response.write(start + delta('one')) // and never ends
     })
     const stream = await open()
     await stream.next()
     stream.hangUp()
-    await eventually(async () => closed)
+    await eventually(async () => hungUp)
     await eventually(async () => (await events()).length === 1)
-    expect(await events()).toMatchObject([{ input_tokens: 11_000, output_tokens: 1, is_estimated: false }])
-    expect((await usage()).held).toBe('0.00')
+    expect(await events()).toMatchObject([{ input_tokens: 11_000, output_tokens: 1, is_estimated: true }])
+    expect(await usage()).toMatchObject({ held: '0.00' })
   })
 
-  it('ends at the provider when the client hangs up before it began', async () => {
-    let [begun, closed] = [false, false]
+  const LONG = { ...REQUEST, max_tokens: 60_000, stream: true }
+
+  it.each([
+    // 1,000 × 3 + 10,000 × 0.3 + 50,000 × 15 millionths: what was told of the input, and a quarter of the text
+    ['soft', 50_000, '0.756'],
+    // and 60,000 × 15: nobody knows what it thought besides, and so much was held
+    ['hard', 60_000, '0.906'],
+  ])('that is cut costs no less than what was seen of it; under a %s cap %i tokens', async (mode, tokens, cost) => {
+    await call(server, bearer(world.key), 'PUT', `/workspaces/${workspaceId}/budget`, { body: { cap: '1000', mode } })
+    upstream.answer((_asked, response) => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' })
+      response.write(start)
+      for (let part = 0; part < 20; part++) response.write(delta('x'.repeat(10_000)))
+      response.write('event: ping\n')
+    })
+    const stream = await open('/anthropic/v1/messages', LONG)
+    for (let seen = ''; !seen.endsWith('ping\n'); ) seen = (seen + (await stream.next())).slice(-20)
+    stream.hangUp()
+    await eventually(async () => (await events()).length === 1)
+    expect(await events()).toMatchObject([{ input_tokens: 11_000, output_tokens: tokens, cost, is_estimated: true }])
+    expect(await usage()).toMatchObject({ held: '0.00', spent: cost })
+  })
+
+  it.each([
+    ['a capital type', 'Text/Event-Stream; charset=utf-8', '\n'],
+    ['lines that end with a carriage return', 'text/event-stream', '\r'],
+    ['lines that end with both', 'text/event-stream', '\r\n'],
+  ])('with %s is read for its use', async (_name, type, lineEnd) => {
+    upstream.answer((_asked, response) => {
+      response.writeHead(200, { 'content-type': type })
+      response.end((start + delta('one') + end).replaceAll('\n', lineEnd))
+    })
+    const stream = await open()
+    await once(stream.response.resume(), 'end')
+    expect(await events()).toMatchObject([{ input_tokens: 11_000, output_tokens: 200, is_estimated: false }])
+  })
+
+  it('that ends without the last word on its use is a guess too', async () => {
+    upstream.answer((_asked, response) => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' })
+      response.end(start + delta('x'.repeat(4_000)) + event('error', { error: { type: 'overloaded_error' } }))
+    })
+    const stream = await open()
+    await once(stream.response.resume(), 'end')
+    expect(await events()).toMatchObject([{ input_tokens: 11_000, output_tokens: 1_000, is_estimated: true }])
+  })
+
+  it('whose last word counts more input than its first costs what the last word says', async () => {
+    upstream.answer((_asked, response) => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' })
+      response.write(event('message_start', { message: { usage: { input_tokens: 2_679, output_tokens: 3 } } }))
+      response.end(event('message_delta', { usage: { input_tokens: 10_682, output_tokens: 510 } }))
+    })
+    const stream = await open()
+    await once(stream.response.resume(), 'end')
+    expect(await events()).toMatchObject([{ input_tokens: 10_682, output_tokens: 510, is_estimated: false }])
+  })
+
+  it('is not waited for when the client hangs up before it began, and costs what was held: it may have to be paid', async () => {
+    await setCap('10.00')
+    let begun = false
+    let hungUp = false
     upstream.answer((_asked, response) => {
       begun = true
       response.on('close', () => {
-        closed = true
+        hungUp = true
       })
     })
+    const { held } = await leave(() => begun)
+    await eventually(async () => hungUp)
+    await eventually(async () => (await events()).length === 1)
+    expect(await events()).toMatchObject([{ is_estimated: true, cost: held }])
+    expect(await usage()).toMatchObject({ held: '0.00', spent: held })
+  })
+
+  async function leave(hasBegun: () => boolean) {
     const { port, host } = new URL(server.origin)
     const headers = { authorization: `Bearer ${value}`, 'content-type': 'application/json', host }
     const path = '/api/v1/proxy/anthropic/v1/messages'
     const outgoing = httpRequest({ port, host: '127.0.0.1', path, method: 'POST', headers })
     outgoing.on('error', () => {})
     outgoing.end(JSON.stringify(REQUEST))
-    await eventually(async () => begun)
+    await eventually(async () => hasBegun())
+    const { held } = await usage()
     outgoing.destroy()
-    await eventually(async () => closed)
-    await eventually(async () => (await events()).length === 1)
-    expect(await events()).toMatchObject([{ is_estimated: true, output_tokens: 0 }])
+    return { held }
+  }
+
+  it('is not asked for where the caller has left before it could be', async () => {
+    await setCap('10.00')
+    const route = server.app.apiRoutes.find(({ path }) => path === '/proxy/anthropic/v1/messages')
+    const { body } = await call(server, bearer(world.key), 'GET', `/workspaces/${workspaceId}/api-keys`)
+    const [{ id }] = body
+    const made = {
+      principal: { authority: { kind: 'key', id, version: 1 }, credentialId: id, tokenVersion: 1, workspaceId },
+      request: { traceId: 'left' },
+      raw: Buffer.from(JSON.stringify(REQUEST)),
+      body: REQUEST,
+      header: () => '',
+      signal: AbortSignal.abort(),
+    }
+    await expect(route?.handle(made as never)).rejects.toMatchObject({ code: 'provider_unreachable' })
+    expect(upstream.asked).toEqual([])
+    expect(await usage()).toMatchObject({ held: '0.00', spent: '0.00', events: 0 })
   })
 
   it('that the provider cuts is cut here, and what passed is recorded as a guess', async () => {
@@ -426,6 +752,36 @@ describe('a stream', () => {
     expect(error).toBeDefined()
     await eventually(async () => (await events()).length === 1)
     expect((await events())[0]).toMatchObject({ is_estimated: true, output_tokens: 100 })
+  })
+
+  it('of OpenAI that is cut is guessed by its text, not by what frames it', async () => {
+    await connect('openai')
+    const chunk = (text: string) =>
+      `data: ${JSON.stringify({ id: 'chatcmpl-0123456789', object: 'chat.completion.chunk', system_fingerprint: 'fp_0123456789', choices: [{ index: 0, delta: { content: text }, logprobs: null, finish_reason: null }], usage: null })}\n\n`
+    upstream.answer((_asked, response) => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' })
+      for (let part = 0; part < 100; part++) response.write(chunk('four'))
+      setTimeout(() => response.destroy(), 50)
+    })
+    const stream = await open('/openai/v1/chat/completions', { model: 'gpt-4o', stream: true, messages: [] })
+    stream.response.resume()
+    await eventually(async () => (await events()).length === 1)
+    expect(await events()).toMatchObject([{ is_estimated: true, output_tokens: 100 }])
+  })
+
+  it('with a line of its own for all of a long response is read for its use', async () => {
+    await connect('openai')
+    const text = 'He said: "so\\n" '.repeat(40_000)
+    const output = [{ type: 'message', content: [{ type: 'output_text', text, annotations: [{ usage: {} }] }] }]
+    const tools = [{ type: 'function', parameters: { properties: { usage: { type: 'object' } } } }]
+    const response = { instructions: text, output, tools, usage: { input_tokens: 50, output_tokens: 60_000 } }
+    upstream.answer((_asked, answer) => {
+      answer.writeHead(200, { 'content-type': 'text/event-stream' })
+      answer.end(event('response.completed', { type: 'response.completed', response }))
+    })
+    const stream = await open('/openai/v1/responses', { model: 'gpt-5', stream: true, input: 'Hi' })
+    await once(stream.response.resume(), 'end')
+    expect(await events()).toMatchObject([{ input_tokens: 50, output_tokens: 60_000, is_estimated: false }])
   })
 
   it('that nobody reads is not read from the provider either', async () => {

@@ -136,7 +136,11 @@ describe('an access review', () => {
       await notices()
       const due = rows[0]?.due_at.toISOString() ?? ''
       expect(await listed(place)).toEqual([
-        expect.objectContaining({ kind: 'review_due', subject_id: review.id, stage: `${stage} ${due.slice(0, 10)}` }),
+        expect.objectContaining({
+          kind: 'review_due',
+          subject_id: review.id,
+          stage: `${stage} ${due.slice(0, 16).replace('T', ' ')}`,
+        }),
       ])
       expect((await listed(place))[0]?.due_at?.slice(0, 19)).toBe(due.slice(0, 19))
     }
@@ -146,6 +150,26 @@ describe('an access review', () => {
     await server.run('review close', { review: review.id })
     await notices()
     expect((await listed(place)).filter(({ kind }) => kind === 'review_due')).toEqual([])
+  })
+})
+
+describe('an access review whose decisions an incident took back', () => {
+  it('is told of again, with its later date, also on the same day', async () => {
+    const place = await makeWorkspace()
+    const path = `/workspaces/${place.workspaceId}/reviews`
+    const { body: review } = await call(server, bearer(world.key), 'POST', path, { body: { due_in_days: 1 } })
+    await sql`update access_reviews set due_at = clock_timestamp() + interval '23 hours 55 minutes'
+      where id = ${review.id}`.execute(server.db)
+    const item = `${path}/${review.id}/items/${review.items[0].id}`
+    expect((await call(server, bearer(world.key), 'POST', item, { body: { decision: 'keep' } })).status).toBe(200)
+    await notices()
+    const [before] = await listed(place)
+    const incident = await call(server, bearer(world.key), 'POST', path, { body: { reason: 'incident' } })
+    expect(Date.parse(incident.body.due_at)).toBeGreaterThan(Date.parse(before?.due_at ?? ''))
+    await notices()
+    const told = await listed(place)
+    expect(told).toMatchObject([{ kind: 'review_due', subject_id: review.id, due_at: incident.body.due_at }])
+    expect(told[0]?.stage).not.toBe(before?.stage)
   })
 })
 

@@ -1,6 +1,6 @@
 // A database that comes back from a backup: nobody is answered before what had ended since has ended again.
-import { appendFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { appendFileSync, copyFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { createSealer } from '../../src/audit/sealer.ts'
 import { readConfig } from '../../src/config.ts'
 import type { OpenedDatabase } from '../../src/store/database.ts'
@@ -32,17 +32,27 @@ describe.each(BACKENDS)('a restored database on %s', (backend) => {
   let world: ApiWorld
   let backup: Backup | undefined
 
-  beforeEach(async () => {
-    sink = newSink()
-    config = readConfig({
-      PORT: String(await freePort()),
-      LATCHKEY_LOG_LEVEL: 'debug',
-      LATCHKEY_TOUR: 'off',
-      LATCHKEY_SINK: sink,
-    })
-    database = await createRestorable(backend)
+  /** Every test begins with a copy of these. */
+  let first: { database: Restorable; sink: string; port: number }
+
+  beforeAll(async () => {
+    first = { database: await createRestorable(backend), sink: newSink(), port: await freePort() }
+    database = first.database
+    configure(first.sink)
     await start()
     world = await makeApiWorld(server)
+    await stop()
+  })
+  afterAll(async () => {
+    await first?.database.drop()
+    if (first !== undefined) rmSync(first.sink, { force: true })
+  })
+  beforeEach(async () => {
+    sink = newSink()
+    copyFileSync(first.sink, sink)
+    database = await first.database.copy()
+    configure(sink)
+    await start()
   })
   afterEach(async () => {
     await stop()
@@ -52,6 +62,14 @@ describe.each(BACKENDS)('a restored database on %s', (backend) => {
     rmSync(sink, { force: true })
   })
 
+  function configure(sink: string): void {
+    config = readConfig({
+      PORT: String(first.port),
+      LATCHKEY_LOG_LEVEL: 'debug',
+      LATCHKEY_TOUR: 'off',
+      LATCHKEY_SINK: sink,
+    })
+  }
   async function start(): Promise<void> {
     opened = await database.open()
     server = await startOn(config, opened)
@@ -162,6 +180,15 @@ describe.each(BACKENDS)('a restored database on %s', (backend) => {
     const claims = (jwt: string | undefined) =>
       JSON.parse(Buffer.from(jwt?.split('.')[1] ?? '', 'base64url').toString())
     const connectionOf = ({ access_token }: typeof closed) => String(claims(access_token).credential_id)
+    const provider = await call(server, bearer(world.key), 'POST', `/workspaces/${world.otherWorkspaceId}/providers`, {
+      body: {
+        provider_type: 'openai',
+        credentials_type: 'api_token',
+        credentials: { api_token: 'sk-canary-key' },
+        base_url: 'https://gateway.invalid',
+      },
+    })
+    expect(provider.status, provider.text).toBe(201)
     await losing(async () => {
       const base = `/workspaces/${world.workspaceId}`
       await revoke(`${base}/connections/${connectionOf(closed)}`)
@@ -189,6 +216,7 @@ describe.each(BACKENDS)('a restored database on %s', (backend) => {
     await expect.poll(readiness, { timeout: 10_000 }).toMatchObject({ status: 200 })
     expect(report.suspended.sort()).toEqual([suspended.userId, withNewPassword.userId].sort())
     expect(report.ended).toMatchObject({ workspaces: 1, clients: 1, memberships: 2 })
+    expect(await server.db.selectFrom('provider_connections').selectAll().execute()).toEqual([])
     const members = await server.db
       .selectFrom('workspace_members')
       .selectAll()
@@ -210,6 +238,65 @@ describe.each(BACKENDS)('a restored database on %s', (backend) => {
     expect(tries.status).toBe(401)
     await server.run('user restore', { user: suspended.email })
     await signInBrowser(server, suspended)
+  })
+
+  it('erases again whose account had been erased, and says nothing of them that a restored account could answer to', async () => {
+    const person = await makePerson(server, 'Grace Unmistakable')
+    const { workspaceId, organizationId } = world
+    await server.run('member add', { workspace: workspaceId, user: person.email, role: 'admin' })
+    const asked = await call(server, bearer(world.key), 'POST', `/workspaces/${workspaceId}/invitations`, {
+      body: { email: person.email, role: 'admin' },
+    })
+    expect(asked.status).toBe(201)
+    const connected = await connectPerson(server, world, person, 'read')
+    await losing(async () => {
+      await server.run('user erase', { user: person.email, dry_run: false, yes: true })
+    })
+    expect(await restoreCheck()).toMatchObject({
+      status: 'restored',
+      erased: [person.userId],
+      suspended: [],
+      still_owners: [],
+    })
+    await expect.poll(readiness, { timeout: 10_000 }).toMatchObject({ status: 200 })
+    for (const table of ['users', 'invitations', 'workspaces', 'connection_uses'] as const) {
+      const rows = await server.db.selectFrom(table).selectAll().execute()
+      expect(JSON.stringify(rows).toLowerCase(), table).not.toContain(person.email.toLowerCase())
+      expect(JSON.stringify(rows), table).not.toContain('Unmistakable')
+    }
+    expect((await refreshed(connected.refresh_token, connected.client)).status).toBe(400)
+    await expect(server.run('user restore', { user: person.userId })).rejects.toMatchObject({ code: 'not_found' })
+    const erased = await server.db
+      .selectFrom('audit_events')
+      .select(['organization_id', 'actor_kind'])
+      .where('event', '=', 'user.erased')
+      .where('user_id', '=', person.userId)
+      .execute()
+    expect(erased).toEqual([{ organization_id: organizationId, actor_kind: 'operator' }])
+  })
+
+  it('names nobody in the row of an erased person who is its last owner again, until there is another', async () => {
+    const { owner } = world.people
+    await losing(async () => {
+      const heir = await makePerson(server)
+      for (const [command, place] of [
+        ['organization', world.organizationId],
+        ['workspace', world.workspaceId],
+        ['workspace', world.otherWorkspaceId],
+      ] as const)
+        await server.run('member add', { [command]: place, user: heir.email, role: 'owner' })
+      await server.run('user erase', { user: owner.email, dry_run: false, yes: true })
+    })
+    expect(await restoreCheck()).toMatchObject({ erased: [], still_owners: [owner.userId], suspended: [] })
+    await expect.poll(readiness, { timeout: 10_000 }).toMatchObject({ status: 200 })
+    const row = await server.db
+      .selectFrom('users')
+      .selectAll()
+      .where('id', '=', owner.userId as never)
+      .executeTakeFirstOrThrow()
+    const email = `${owner.userId}@erased.invalid`
+    expect(row).toMatchObject({ email, email_key: email, name: 'Erased', password_digest: null })
+    expect(row.suspended_at).not.toBeNull()
   })
 
   it('with a version that was made since the backup: the older one is dead, and the label is free again', async () => {

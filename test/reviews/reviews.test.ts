@@ -13,12 +13,16 @@ import {
   type Credential,
   call,
   connectPerson,
+  exchanged,
   makeApiWorld,
   makePerson,
   makeToken,
   newLabel,
+  type Session,
+  signInBrowser,
 } from '../support/api.ts'
 import { startServer, type TestServer } from '../support/server.ts'
+import { connect, type TestClient } from '../support/world.ts'
 
 let server: TestServer
 let world: ApiWorld
@@ -47,6 +51,13 @@ async function makeWorkspace(): Promise<Place> {
   return { workspaceId, key: world.key }
 }
 
+/** Of the workspace alone: so often as in these tests nobody signs in themselves. */
+async function makeMember(place: Place) {
+  const person = await makePerson(server)
+  await server.run('member add', { workspace: place.workspaceId, user: person.email, role: 'member' })
+  return person
+}
+
 const admin = (): Credential => world.people.admin
 const reviews = (place: Place) => `/workspaces/${place.workspaceId}/reviews`
 
@@ -68,6 +79,7 @@ interface Item {
   subject_id: string
   snapshot: Record<string, unknown>
   now: Record<string, unknown> | null
+  granted_digest: string
   is_decided: boolean
   decision: string | null
   outcome: string | null
@@ -111,6 +123,9 @@ const comeDue = (id: string) =>
   sql`update access_reviews set due_at = clock_timestamp() - interval '1 millisecond' where id = ${id}`.execute(
     server.db,
   )
+
+const comeNear = (id: string, interval: string) =>
+  sql`update access_reviews set due_at = clock_timestamp() + ${interval}::interval where id = ${id}`.execute(server.db)
 
 const runTeamChanges = () => server.run('jobs run', { job: 'reviews-team' })
 const runClosing = () => server.run('jobs run', { job: 'reviews-close' })
@@ -280,6 +295,63 @@ describe('opening a review', () => {
     expect(next).toMatchObject({ reasons: ['team_change'], counts: { items: 2, undecided: 2 } })
   })
 
+  it('leaves a day to decide anew where an incident takes decisions back, and the date as it is where it takes none', async () => {
+    const place = await makeWorkspace()
+    const token = await makeToken(server, place)
+    const review = await open(place)
+    const hours = (due: { due_at: string }) => (Date.parse(due.due_at) - Date.now()) / 3_600_000
+    await comeNear(review.id, '3 hours')
+    for (const subject of [token.id, place.workspaceId])
+      expect((await decide(place, review, subject, { decision: 'keep' })).status).toBe(200)
+    const incident = await open(place, { reason: 'incident' }, 200)
+    expect(incident.counts).toMatchObject({ decided: 0, undecided: 2 })
+    expect(hours(incident)).toBeCloseTo(24, 1)
+    await comeNear(review.id, '3 hours')
+    expect(hours(await open(place, { reason: 'incident' }, 200))).toBeCloseTo(3, 1)
+    const later = await makeToken(server, place)
+    const joined = await open(place, { reason: 'incident' }, 200)
+    expect(itemOf(joined, later.id).decision).toBeNull()
+    expect(hours(joined)).toBeCloseTo(24, 1)
+  })
+
+  it('after an incident is not for the credentials of the workspace: they would take back what people attested', async () => {
+    const place = await makeWorkspace()
+    const token = await makeToken(server, place)
+    const review = await open(place)
+    expect((await decide(place, review, token.id, { decision: 'keep' })).status).toBe(200)
+    for (const value of [token.key, await exchanged(server, token.key)]) {
+      const asked = { body: { reason: 'incident' } }
+      const refused = await call(server, bearer(value), 'POST', reviews(place), asked)
+      expect([refused.status, refused.body.code]).toEqual([403, 'wrong_credential'])
+    }
+    expect(await show(place, review.id)).toMatchObject({ reasons: ['asked'], counts: { decided: 1 } })
+    expect((await call(server, bearer(token.key), 'POST', reviews(place), { body: {} })).status).toBe(200)
+  })
+
+  it('is not joined by a change of the team in its last day: what came in then could hardly be looked at', async () => {
+    const place = await makeWorkspace()
+    const review = await open(place)
+    const token = await makeToken(server, place)
+    await comeNear(review.id, '23 hours')
+    const path = `/workspaces/${place.workspaceId}/members/${world.people.member.userId}`
+    expect((await call(server, admin(), 'DELETE', path)).status).toBe(204)
+    await runTeamChanges()
+    expect(await show(place, review.id)).toMatchObject({ reasons: ['asked'], counts: { items: 1 } })
+    await comeDue(review.id)
+    await runClosing()
+    expect(await works(token.key, place.workspaceId)).toBe(true)
+    await runTeamChanges()
+    const [next] = (await call(server, admin(), 'GET', reviews(place))).body
+    expect(next).toMatchObject({ reasons: ['team_change'], counts: { items: 2, undecided: 2 } })
+  })
+
+  it('says of itself only what a caller can know: the schedule and a change of the team are nobody’s to claim', async () => {
+    const place = await makeWorkspace()
+    for (const reason of ['quarterly', 'team_change'])
+      expect((await open(place, { reason }, 400)).code).toBe('invalid_request')
+    expect((await call(server, admin(), 'GET', reviews(place))).body).toEqual([])
+  })
+
   it('is a command for a workspace, or for each one of an organization', async () => {
     const place = await makeWorkspace()
     const opened = await server.run('review open', { workspace: place.workspaceId, reason: 'incident', due_in_days: 5 })
@@ -418,6 +490,29 @@ describe('deciding', () => {
   })
 })
 
+describe('what somebody saw', () => {
+  it('is what they attest: where it is another thing by then they are asked to look again, and end it all the same', async () => {
+    const place = await makeWorkspace()
+    await connectPerson(server, place, await makeMember(place), 'read')
+    const [connection] = (await call(server, admin(), 'GET', `/workspaces/${place.workspaceId}/connections`)).body
+    const review = await open(place)
+    const { granted_digest } = itemOf(review, connection.id)
+    expect(granted_digest).toMatch(/^[\w-]{43}$/)
+    await widen(connection.id)
+    const refused = await decide(place, review, connection.id, { decision: 'keep', granted_digest })
+    expect([refused.status, refused.body.code]).toEqual([409, 'conflict'])
+    expect((await show(place, review.id)).counts).toMatchObject({ decided: 0 })
+    const seen = itemOf(await show(place, review.id), connection.id)
+    expect(seen.granted_digest).not.toBe(granted_digest)
+    const kept = await decide(place, review, connection.id, { decision: 'keep', granted_digest: seen.granted_digest })
+    expect([kept.status, kept.body.attested]).toEqual([200, expect.objectContaining(seen.now ?? {})])
+    await forbidTokens(place, true)
+    const policy = { decision: 'changed', granted_digest: itemOf(review, place.workspaceId).granted_digest }
+    expect((await decide(place, review, place.workspaceId, policy)).status).toBe(409)
+    expect((await decide(place, review, connection.id, { decision: 'revoke', granted_digest })).status).toBe(200)
+  })
+})
+
 describe('what was attested', () => {
   it('is what it was at that moment: shown beside what it was before, and signed', async () => {
     const place = await makeWorkspace()
@@ -485,6 +580,99 @@ describe('what was attested', () => {
     expect(await works(String(connected.access_token), place.workspaceId)).toBe(false)
   })
 
+  it('is the life of a token, too: a longer one is undecided again, a shorter one is not', async () => {
+    const place = await makeWorkspace()
+    const token = await makeToken(server, place, { expires_in: 86_400 })
+    const review = await open(place)
+    const path = `/workspaces/${place.workspaceId}/api-keys/${token.id}`
+    const rotate = async (life: object) => {
+      const answer = await call(server, bearer(place.key), 'POST', `${path}/rotate`, { body: life })
+      expect(answer.status, answer.text).toBe(201)
+    }
+    const shown = async () => itemOf(await show(place, review.id), token.id)
+    const { expires_at } = itemOf(review, token.id).snapshot
+    expect(itemOf(review, token.id).now).toBeNull()
+    expect((await decide(place, review, token.id, { decision: 'keep' })).status).toBe(200)
+    await rotate({ expires_in: 3_600 })
+    expect(await shown()).toMatchObject({ is_decided: true, now: null, attested: { expires_at } }) // the older one lives on
+    expect((await call(server, bearer(place.key), 'POST', `${path}/cutover`, { body: {} })).status).toBe(200)
+    expect(await shown()).toMatchObject({ is_decided: true, now: { expires_at: expect.any(String) } })
+    await rotate({ expires_in: 2 * 86_400 })
+    expect(await shown()).toMatchObject({ is_decided: false })
+    expect((await decide(place, review, token.id, { decision: 'keep' })).body.is_decided).toBe(true)
+    expect((await call(server, bearer(place.key), 'POST', `${path}/cutover`, { body: {} })).status).toBe(200)
+    await rotate({ expires_at: null })
+    expect(await shown()).toMatchObject({ is_decided: false, now: { expires_at: null } })
+    await comeDue(review.id)
+    await runClosing()
+    expect((await shown()).outcome).toBe('suspended')
+  })
+
+  it('is the life of the version that lives longest, as the snapshot says it: beside a shorter one, and when all have ended', async () => {
+    const place = await makeWorkspace()
+    const beside = await makeToken(server, place, { expires_in: 86_400 })
+    const cutOver = await makeToken(server, place)
+    const ended = await makeToken(server, place, { expires_in: 86_400 })
+    for (const { id } of [beside, cutOver]) {
+      const path = `/workspaces/${place.workspaceId}/api-keys/${id}/rotate`
+      expect((await call(server, bearer(place.key), 'POST', path, { body: { expires_in: 3_600 } })).status).toBe(201)
+    }
+    await sql`update token_lines set cutover = 'at', cutover_at = clock_timestamp() - interval '1 second'
+      where id = ${cutOver.id}`.execute(server.db)
+    await sql`update token_versions set expires_at = clock_timestamp() - interval '1 second'
+      where token_id = ${ended.id}`.execute(server.db)
+    const review = await open(place)
+    const endsIn = ({ id }: { id: string }) => {
+      const { snapshot, now } = itemOf(review, id)
+      return [(Date.parse(String(snapshot.expires_at)) - Date.now()) / 3_600_000, now]
+    }
+    expect(endsIn(beside)).toEqual([expect.closeTo(24, 1), null])
+    expect(endsIn(cutOver)).toEqual([expect.closeTo(1, 1), null])
+    expect(endsIn(ended)).toEqual([expect.closeTo(0, 1), null])
+  })
+
+  it('is that it was suspended, too: once somebody restores it, it is undecided again', async () => {
+    const place = await makeWorkspace()
+    const token = await makeToken(server, place)
+    await connectPerson(server, place, await makeMember(place), 'read')
+    const [connection] = (await call(server, admin(), 'GET', `/workspaces/${place.workspaceId}/connections`)).body
+    const paths = [`api-keys/${token.id}`, `connections/${connection.id}`]
+    const each = async (what: 'suspend' | 'restore') => {
+      for (const path of paths) {
+        const answer = await call(
+          server,
+          bearer(place.key),
+          'POST',
+          `/workspaces/${place.workspaceId}/${path}/${what}`,
+          {
+            body: {},
+          },
+        )
+        expect(answer.status, answer.text).toBe(200)
+      }
+    }
+    await each('suspend')
+    const review = await open(place)
+    const standing = async () => {
+      const shown = await show(place, review.id)
+      return [token.id, connection.id].map((id) => [itemOf(shown, id).is_decided, itemOf(shown, id).now])
+    }
+    for (const subject of [token.id, connection.id])
+      expect((await decide(place, review, subject, { decision: 'keep' })).status).toBe(200)
+    await each('restore')
+    expect(await standing()).toEqual([
+      [false, { suspended: false }],
+      [false, { suspended: false }],
+    ])
+    for (const subject of [token.id, connection.id])
+      expect((await decide(place, review, subject, { decision: 'keep' })).status).toBe(200)
+    await each('suspend')
+    expect(await standing()).toEqual([
+      [true, null],
+      [true, null],
+    ])
+  })
+
   it('is said anew where it did not hold any more', async () => {
     const place = await makeWorkspace()
     await connectPerson(server, place, world.people.member, 'read')
@@ -495,6 +683,60 @@ describe('what was attested', () => {
     const again = await decide(place, review, connection.id, { decision: 'keep' })
     expect([again.status, again.body.is_decided]).toEqual([200, true])
     expect(countOf(await eventsOf(review.id), 'review.attested')).toBe(2)
+  })
+})
+
+describe('a person who connects again while a review is open', () => {
+  /** What is open of a client. */
+  const openOf = async (place: Place, clientId: string) => {
+    const list = (await call(server, admin(), 'GET', `/workspaces/${place.workspaceId}/connections`)).body
+    return list.find(({ client_id }: { client_id: string }) => client_id === clientId)
+  }
+  async function connectAgain(place: Place, person: Session, client: TestClient, scope: string) {
+    const connection = await openOf(place, client.id)
+    const path = `/workspaces/${place.workspaceId}/connections/${connection.id}`
+    expect((await call(server, person, 'DELETE', path)).status).toBe(204)
+    const again = { ...place, ...person, organizationId: '', otherWorkspaceId: '', client }
+    const more = { resource: `${server.origin}/api`, scope: `openid ${scope}` }
+    const { access_token } = await connect(server, again, { client, more })
+    return { id: (await openOf(place, client.id)).id, value: String(access_token) }
+  }
+
+  it('is in the review again, as undecided as before: that is no way around its date', async () => {
+    const place = await makeWorkspace()
+    const person = await signInBrowser(server, await makeMember(place))
+    const { client } = await connectPerson(server, place, person, 'read')
+    const review = await open(place)
+    const again = await connectAgain(place, person, client, 'read')
+    const shown = await show(place, review.id)
+    expect(itemOf(shown, again.id)).toMatchObject({
+      kind: 'connection',
+      snapshot: { client_id: client.id, user_id: person.userId, suspended: false },
+      is_decided: false,
+    })
+    expect(shown.counts).toEqual({ items: 3, decided: 1, undecided: 2 })
+    const other = await connectPerson(server, place, await makeMember(place), 'read')
+    expect((await show(place, review.id)).counts.items).toBe(3) // another person's, and another app, are new
+    await comeDue(review.id)
+    await runClosing()
+    expect(itemOf(await show(place, review.id), again.id).outcome).toBe('suspended')
+    expect(await works(again.value, place.workspaceId)).toBe(false)
+    expect(await works(String(other.access_token), place.workspaceId)).toBe(true)
+  })
+
+  it('is not where what was kept covers it', async () => {
+    const place = await makeWorkspace()
+    const person = await signInBrowser(server, await makeMember(place))
+    const { client } = await connectPerson(server, place, person, 'read')
+    const review = await open(place)
+    const before = await openOf(place, client.id)
+    expect((await decide(place, review, before.id, { decision: 'keep' })).status).toBe(200)
+    await connectAgain(place, person, client, 'read')
+    expect((await show(place, review.id)).counts).toMatchObject({ items: 2 })
+    await sql`update access_review_items set attested = jsonb_set(attested, '{resources}', '{}')
+      where subject_id = ${before.id}`.execute(server.db)
+    const wider = await connectAgain(place, person, client, 'read')
+    expect(itemOf(await show(place, review.id), wider.id).is_decided).toBe(false)
   })
 })
 
@@ -555,6 +797,31 @@ describe('the date', () => {
       actor_kind: 'schedule',
       detail: { kept: 1, suspended: 2, not_attested: 1, revoked: 0, changed: 0, ended: 0 },
     })
+  })
+
+  it('is not undone by what is looked at: a person restores what was suspended, or a key of the organization', async () => {
+    const place = await makeWorkspace()
+    const kept = await makeToken(server, place)
+    const forgotten = await makeToken(server, place)
+    await connectPerson(server, place, await makeMember(place), 'read')
+    const [connection] = (await call(server, admin(), 'GET', `/workspaces/${place.workspaceId}/connections`)).body
+    const review = await open(place)
+    expect((await decide(place, review, kept.id, { decision: 'keep' })).status).toBe(200)
+    await comeDue(review.id)
+    await runClosing()
+    const restore = (path: string, credential: Credential) =>
+      call(server, credential, 'POST', `/workspaces/${place.workspaceId}/${path}/restore`, { body: {} })
+    const suspended = [`api-keys/${forgotten.id}`, `connections/${connection.id}`]
+    for (const path of suspended)
+      for (const value of [kept.key, await exchanged(server, kept.key)]) {
+        const refused = await restore(path, bearer(value))
+        expect([refused.status, refused.body.code]).toEqual([403, 'wrong_credential'])
+      }
+    expect(await works(forgotten.key, place.workspaceId)).toBe(false)
+    const [token = '', ofPerson = ''] = suspended
+    expect((await restore(token, bearer(place.key))).body.suspended_at).toBeNull()
+    expect((await restore(ofPerson, admin())).body.suspended_at).toBeNull()
+    expect(await works(forgotten.key, place.workspaceId)).toBe(true)
   })
 
   it('leaves what was kept between the reading of the list and its turn', async () => {
@@ -735,6 +1002,27 @@ describe('the report', () => {
     const archive = await server.app.signer.signDocument('latchkey-archive', body.report)
     expect(await verified({ ...body, jws: archive })).toMatchObject({ ok: false, fault: 'signature_wrong' })
     expect(await verified(body, [])).toMatchObject({ ok: true, signature: 'unchecked' })
+    // Two readers of one text must read one thing.
+    const text = JSON.stringify(body)
+    for (const good of [text, `${text}\n`, `${JSON.stringify(body, undefined, 2)}\n`])
+      expect((await verified(good)).ok, good).toBe(true)
+    const ambiguous = [
+      `{"report":${JSON.stringify(other)},${text.slice(1)}`,
+      text.replace('"counts":', '"counts":{"kept":99},"counts":'),
+      text.replace('"report_version":1', '"report_version":1.0e0'),
+      `{"__proto__":{"note":"all was kept"},${text.slice(1)}`,
+      text.replace('{"report":{', '{"report":{"note":"\\ud800",'),
+      `${text}\n\n`,
+      ` ${text}`,
+    ]
+    for (const file of ambiguous) {
+      expect(file).not.toBe(text)
+      expect(await verified(file), file).toMatchObject({ ok: false, fault: 'not_readable' })
+    }
+    const hidden = text.replace('{"report":{', '{"report":{"__proto__":{"note":"all was kept"},')
+    expect(await verified(hidden)).toMatchObject({ ok: false, fault: 'report_changed' })
+    const deep = `{"report":{"a":${'['.repeat(100_000)}${']'.repeat(100_000)}},"jws":"a.b.c"}`
+    expect(await verified(deep)).toMatchObject({ ok: false, fault: 'not_readable' })
     for (const nothing of ['', '{}', 'null', '[1]', body.jws, { ...body, jws: 'a' }])
       expect((await verified(nothing)).ok, JSON.stringify(nothing)).toBe(false)
   })

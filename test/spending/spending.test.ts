@@ -2,13 +2,23 @@
 import { Kysely, PostgresDialect, sql } from 'kysely'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
-import type { OrganizationId, WorkspaceId } from '../../src/ids.ts'
+import { insertStatements, listUnsettled } from '../../src/billing/store.ts'
+import { newId, type OrganizationId, type WorkspaceId } from '../../src/ids.ts'
 import * as store from '../../src/spending/store.ts'
 import type { Db } from '../../src/store/database.ts'
 import type { Database } from '../../src/store/tables.ts'
 import { type Month, monthBefore } from '../../src/usage/rules.ts'
 import { readMonth } from '../../src/usage/service.ts'
-import { type ApiWorld, bearer, call, makeApiWorld, makeToken, newLabel } from '../support/api.ts'
+import {
+  type ApiWorld,
+  bearer,
+  type Credential,
+  call,
+  makeApiWorld,
+  makeToken,
+  NOBODY,
+  newLabel,
+} from '../support/api.ts'
 import { hasStores } from '../support/databases.ts'
 import { startServer, type TestServer } from '../support/server.ts'
 
@@ -23,7 +33,7 @@ beforeAll(async () => {
   organizationId = world.organizationId as OrganizationId
   const now = await readMonth(server.db)
   months = [2, 1, 0].map((count) => monthBefore(now, count))
-  for (const name of ['alpha', '=cmd()', 'gone']) {
+  for (const name of ['alpha', '=cmd()', 'a;=b()', 'gone']) {
     const made = await call(server, world.people.owner, 'POST', '/workspaces', {
       body: { name, organization_id: organizationId, cost_centre: `cc ${name}` },
     })
@@ -33,6 +43,11 @@ beforeAll(async () => {
   await put('=cmd()', [0, 0, 9_000_000])
   await put('gone', [700_000, 0, 0])
   await call(server, world.people.owner, 'POST', `/workspaces/${workspaces.gone}/archive`, { body: {} })
+  await violate('alpha', 1, 'refused', 3)
+  await violate('alpha', 2, 'refused', 2)
+  await violate('alpha', 2, 'refused', 4)
+  await violate('alpha', 2, 'overrun', 1)
+  await violate('gone', 0, 'soft_cap', 1)
   const cap = { cap: '5.00', mode: 'hard' }
   await call(server, bearer(world.key), 'PUT', `/workspaces/${workspaces.alpha}/budget`, { body: cap })
 })
@@ -41,11 +56,17 @@ afterAll(() => server?.close())
 async function put(name: string, settled: readonly number[], held = 0): Promise<void> {
   for (const [place, micros] of settled.entries()) {
     if (micros === 0) continue
-    await sql`insert into spend (organization_id, workspace_id, month, settled_micros, held_micros)
-      values (${organizationId}, ${workspaces[name]}, ${months[place]}::date, ${micros}, ${place === 2 ? held : 0})`.execute(
-      server.db,
-    )
+    await sql`insert into spend (organization_id, workspace_id, month, settled_micros, held_micros, event_count)
+      values (${organizationId}, ${workspaces[name]}, ${months[place]}::date, ${micros}, ${place === 2 ? held : 0},
+        ${place + 7})`.execute(server.db)
   }
+}
+
+async function violate(name: string, place: number, kind: string, count: number): Promise<void> {
+  await sql`insert into violations (id, organization_id, workspace_id, month, kind, credential_id, hour, cap_micros,
+      asked_micros, left_micros, count, trace_id)
+    values (${newId('vio')}, ${organizationId}, ${workspaces[name]}, ${months[place]}::date, ${kind}, ${newId('key')},
+      now(), 1, 1, 0, ${count}, 't')`.execute(server.db)
 }
 
 const spend = (query = '') => call(server, bearer(world.key), 'GET', `/organizations/${organizationId}/spend${query}`)
@@ -71,9 +92,15 @@ describe('the spend of an organization', () => {
       mode: 'hard',
       spent: ['1.50', '2.00', '4.00'],
       held: '0.25',
-      refused: 0,
+      events: [7, 8, 9],
+      violations: { refused: [0, 3, 6], overrun: [0, 0, 1], soft_cap: [0, 0, 0] },
     })
-    expect(of('gone')).toMatchObject({ spent: ['0.70', '0.00', '0.00'], archived_at: expect.any(String) })
+    expect(of('gone')).toMatchObject({
+      spent: ['0.70', '0.00', '0.00'],
+      events: [7, 0, 0],
+      violations: { refused: [0, 0, 0], overrun: [0, 0, 0], soft_cap: [1, 0, 0] },
+      archived_at: expect.any(String),
+    })
     expect((await spend()).body.months).toHaveLength(6)
     const last = months[2]?.slice(0, 7)
     const now = await spend(`?from=${last}&to=${last}`)
@@ -105,11 +132,16 @@ describe('the spend of an organization', () => {
     expect(answer.headers.get('content-type')).toMatch(/^text\/csv/)
     expect(answer.headers.get('content-disposition')).toMatch(/^attachment; filename="spend-org_/)
     const lines = answer.text.split('\r\n')
-    expect(lines[0]).toBe('workspace_id,workspace,cost_centre,month,currency,spent,held,cap,mode')
+    expect(lines[0]).toBe(
+      'workspace_id,workspace,cost_centre,month,currency,spent,held,cap,mode,events,refused,overrun,soft_cap',
+    )
     const [, february] = months
-    expect(lines).toContain(`${workspaces.alpha},alpha,cc alpha,${february?.slice(0, 7)},USD,2.00,0.00,5.00,hard`)
+    expect(lines).toContain(
+      `${workspaces.alpha},alpha,cc alpha,${february?.slice(0, 7)},USD,2.00,0.00,5.00,hard,8,3,0,0`,
+    )
     expect(answer.text).toContain("'=cmd()")
-    expect(answer.text).not.toMatch(/(^|,)=/m)
+    expect(answer.text).toContain("a;'=b()")
+    expect(answer.text).not.toMatch(/(^|[,;])=/m)
     const rows = (await spend(range())).body.workspaces.length
     expect(lines).toHaveLength(1 + rows * 3 + 1)
   })
@@ -121,8 +153,30 @@ describe('the spend of an organization', () => {
     '?to=x',
     '?month=2026-05',
     '?limit=0',
-  ])('asked for with %s is refused', async (query) => {
+    '?from=2020-01',
+  ])('asked for with %s is refused, and so is its file', async (query) => {
     expect((await spend(query)).status).toBe(400)
+    const file = await call(server, bearer(world.key), 'GET', `/organizations/${organizationId}/spend/export${query}`)
+    expect([file.status, file.headers.get('content-type')]).toEqual([400, expect.stringMatching(/problem\+json/)])
+  })
+
+  it('of thirty-six months is answered', async () => {
+    const now = await readMonth(server.db)
+    expect((await spend(`?from=${monthBefore(now, 35).slice(0, 7)}`)).body.months).toHaveLength(36)
+    expect((await spend(`?from=${monthBefore(now, 36).slice(0, 7)}`)).status).toBe(400)
+  })
+
+  it.each([
+    ['nobody', () => NOBODY, 401],
+    ['a neighbour', () => bearer(world.neighbour.key), 404],
+    ['a member of the organization', () => world.outsider, 403],
+    ['an admin of one of its workspaces', () => world.people.admin, 403],
+  ])('is given to %s neither as a list nor as a file', async (_, who, status) => {
+    for (const path of ['spend', 'spend/export', 'violations'])
+      expect([path, (await call(server, who(), 'GET', `/organizations/${organizationId}/${path}`)).status]).toEqual([
+        path,
+        status,
+      ])
   })
 })
 
@@ -143,6 +197,30 @@ describe('the usage of a workspace', () => {
       { provider: 'anthropic', model: 'large', spent: '3.00', events: 2, input_tokens: 10, output_tokens: 1 },
       { provider: null, model: null, spent: '0.50', events: 1, input_tokens: 0, output_tokens: 0 },
     ])
+  })
+
+  it('names who used it to themselves and to an admin, and to no other', async () => {
+    const { admin, member, owner } = world.people
+    const path = `/workspaces/${world.workspaceId}`
+    const make = async (permissions: string[]) => {
+      const made = await call(server, admin, 'POST', `${path}/api-keys`, { body: { label: newLabel(), permissions } })
+      expect(made.status, made.text).toBe(201)
+      return bearer(made.body.key)
+    }
+    const theirs = await make(['ingest', 'read'])
+    const body = { events: [{ id: 'whose', cost: '0.01' }] }
+    expect((await call(server, theirs, 'POST', '/events', { body, headers: { 'x-trace-id': 'whose' } })).status).toBe(
+      200,
+    )
+    const told = async (who: Credential) => {
+      const answer = await call(server, who, 'GET', `${path}/usage/events?trace_id=whose`)
+      expect(answer.status, answer.text).toBe(200)
+      return answer.body[0].user_id
+    }
+    for (const who of [theirs, admin, owner, bearer(world.key)]) expect(await told(who)).toBe(admin.userId)
+    const reading = await makeToken(server, world, { permissions: ['read'] })
+    for (const who of [member, bearer(reading.key)]) expect(await told(who)).toBeNull()
+    expect(await told(bearer((await makeToken(server, world)).key))).toBe(admin.userId)
   })
 
   it('lists its events in pages, newest first', async () => {
@@ -187,14 +265,34 @@ describe.skipIf(!hasStores())('what pages read', () => {
   })
 })
 
-/** How the database would go about each statement that is asked of it. */
-async function plansOf(ask: (db: Db) => Promise<void>): Promise<string[]> {
+describe.skipIf(!hasStores())('what is mailed', () => {
+  it('is found by an index in its order, also where everything is in one', async () => {
+    const [statements, unsettled] = await plansOf(
+      async (db) => {
+        await insertStatements(db, { months: 3, limit: 500 })
+        await listUnsettled(db, 'alert', { withinDays: 30, after: undefined, limit: 500 })
+      },
+      ['enable_seqscan', 'enable_bitmapscan'],
+    )
+    expect(statements).toContain('Index Scan using spend_by_month on spend')
+    expect(unsettled).toContain('Index Scan using billing_mails_unsettled on billing_mails')
+    expect(unsettled).not.toContain('Sort')
+  })
+})
+
+/**
+ * How the database would go about each statement that is asked of it.
+ *
+ * @param without what it would rather do where tables are small
+ */
+async function plansOf(ask: (db: Db) => Promise<void>, without: readonly string[] = []): Promise<string[]> {
   const plans: string[] = []
   const { rows: here } = await sql<{ name: string }>`select current_database() as name`.execute(server.db)
   const url = new URL(inject('postgresUrl') ?? '')
   url.pathname = `/${here[0]?.name}`
   const client = new pg.Client({ connectionString: url.href })
   await client.connect()
+  for (const setting of without) await client.query(`set ${setting} = off`)
   const watched = {
     async query(text: string, parameters: unknown[]) {
       const { rows } = await client.query(`explain ${text}`, parameters)

@@ -2,14 +2,14 @@
 // connected thrown out.
 import { execFile } from 'node:child_process'
 import { openAsBlob } from 'node:fs'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { cp, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { PGlite } from '@electric-sql/pglite'
 import { inject } from 'vitest'
 import { type OpenedDatabase, openPGlite, openPostgres } from '../../src/store/database.ts'
-import { createScratchDatabase, hasStores } from './databases.ts'
+import { createScratchDatabase, hasStores, type ScratchDatabase } from './databases.ts'
 import { onServer } from './on-server.ts'
 import type { Backend } from './server.ts'
 import { findProgram } from './throwaway-stores.ts'
@@ -52,21 +52,30 @@ export interface Restorable {
   open(): Promise<OpenedDatabase>
   /** Of what it is now; while it is open. */
   backUp(): Promise<Backup>
+  /** Another one that begins with what this one holds; while it is closed. */
+  copy(): Promise<Restorable>
   drop(): Promise<void>
 }
 
 export async function createRestorable(backend: Backend): Promise<Restorable> {
-  return backend === 'embedded' ? createRestorableEmbedded() : createRestorablePostgres()
+  if (backend === 'stores') return restorablePostgres(await createScratchDatabase())
+  const parent = await newParent()
+  return restorableEmbedded(parent, await openAsBlob(inject('embeddedDump')))
 }
 
-async function createRestorablePostgres(): Promise<Restorable> {
-  const { url, drop } = await createScratchDatabase()
-  return { open: async () => openPostgres(url, 5, () => {}), backUp: () => backUp(url), drop }
+function restorablePostgres({ url, drop }: ScratchDatabase): Restorable {
+  return {
+    open: async () => openPostgres(url, 5, () => {}),
+    backUp: () => backUp(url),
+    copy: async () => restorablePostgres(await createScratchDatabase(new URL(url).pathname.slice(1))),
+    drop,
+  }
 }
 
-async function createRestorableEmbedded(): Promise<Restorable> {
-  const parent = await mkdtemp(join(tmpdir(), 'latchkey-embedded-'))
-  let loadDataDir: Blob | undefined = await openAsBlob(inject('embeddedDump'))
+const newParent = () => mkdtemp(join(tmpdir(), 'latchkey-embedded-'))
+
+function restorableEmbedded(parent: string, first?: Blob): Restorable {
+  let loadDataDir = first
   let directory = join(parent, 'data')
   let pglite: PGlite | undefined
   return {
@@ -84,6 +93,11 @@ async function createRestorableEmbedded(): Promise<Restorable> {
         },
         close: async () => {},
       }
+    },
+    async copy() {
+      const another = await newParent()
+      await cp(directory, join(another, 'data'), { recursive: true })
+      return restorableEmbedded(another)
     },
     drop: () => rm(parent, { recursive: true }),
   }

@@ -19,15 +19,15 @@ export interface ScratchDatabase {
   drop(): Promise<void>
 }
 
-/** A database on the PostgreSQL that tests were given, migrated and empty; undefined where there is none. */
-export async function createScratchDatabase(): Promise<ScratchDatabase> {
+/** A database on the PostgreSQL that tests were given: migrated and empty, or a copy of one that nobody has open. */
+export async function createScratchDatabase(template = inject('postgresTemplate')): Promise<ScratchDatabase> {
   const base = inject('postgresUrl')
   if (base === undefined) throw new Error('there is no PostgreSQL: guard the test with hasStores')
   const name = `latchkey_test_${randomBytes(6).toString('hex')}`
-  await onServer(base, `create database ${name} template ${inject('postgresTemplate')}`)
+  await onServer(base, `create database ${name} template ${template}`)
   const url = new URL(base)
   url.pathname = `/${name}`
-  url.searchParams.set('options', '-c synchronous_commit=off') // no test cuts this server's power
+  url.search = 'options=-c%20synchronous_commit%3Doff' // no test cuts this server's power
   return { url: url.href, drop: () => onServer(base, `drop database if exists ${name} with (force)`) }
 }
 

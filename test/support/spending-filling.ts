@@ -71,7 +71,8 @@ export async function violate(
   violation: {
     kind: 'refused' | 'overrun' | 'soft_cap'
     cap: number | string
-    asked: number | string
+    /** Null: not known beforehand. */
+    asked: number | string | null
     left: number | string
     count?: number
     trace?: string
@@ -83,7 +84,7 @@ export async function violate(
       asked_micros, left_micros, count, trace_id, first_at, last_at)
     values (${newId('vio')}, ${place.organizationId}, ${place.workspaceId}, (${month} || '-01')::date, ${violation.kind},
       ${violation.credential ?? (violation.kind === 'soft_cap' ? '' : newId('key'))}, date_trunc('hour', now()),
-      ${units(violation.cap)}::bigint, ${units(violation.asked)}::bigint, ${units(violation.left)}::bigint,
+      ${units(violation.cap)}::bigint, ${violation.asked === null ? null : units(violation.asked)}::bigint, ${units(violation.left)}::bigint,
       ${violation.count ?? 1}, ${violation.trace ?? 'batch-0518-eval'}, now() - interval '20 minutes',
       now())`.execute(db)
 }

@@ -48,7 +48,10 @@ const steps = fc.array(
         mode: fc.constantFrom('soft', 'hard', 'hard', 'none'),
       }),
     },
-    { weight: 5, arbitrary: fc.record({ do: fc.constant('reserve' as const), amount: fc.nat(15) }) },
+    {
+      weight: 5,
+      arbitrary: fc.record({ do: fc.constant('reserve' as const), amount: fc.integer({ min: 1, max: 15 }) }),
+    },
     {
       weight: 4,
       arbitrary: fc.record({ do: fc.constant('settle' as const), place, cost: fc.nat(25), again: fc.boolean() }),

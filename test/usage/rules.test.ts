@@ -86,7 +86,8 @@ describe('caps', () => {
     expect(alertsAt(budget, 79n)).toEqual([])
     expect(alertsAt(budget, 80n)).toEqual([80])
     expect(alertsAt(budget, 100n)).toEqual([80, 100])
-    expect(alertsAt({ ...budget, capMicros: 0n }, 0n)).toEqual([100])
+    expect(alertsAt({ ...budget, capMicros: 0n }, 0n)).toEqual([])
+    expect(alertsAt({ ...budget, capMicros: 0n }, 1n)).toEqual([100])
   })
 })
 

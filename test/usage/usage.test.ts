@@ -1,6 +1,9 @@
 // Usage over the API: events counted once, amounts held and settled, caps, and what is refused.
 import { sql } from 'kysely'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import type { KeyId, WorkspaceId } from '../../src/ids.ts'
+import type { Principal } from '../../src/principals/rules.ts'
+import * as usage from '../../src/usage/service.ts'
 import {
   type Answer,
   type ApiWorld,
@@ -66,6 +69,32 @@ const audited = async (event: string) =>
     .where('event', '=', event)
     .orderBy('id')
     .execute()
+const alerts = async () => {
+  const { rows } = await sql<{ percent: number }>`
+    select percent from budget_alerts where workspace_id = ${workspaceId} order by percent`.execute(server.db)
+  return rows.map(({ percent }) => percent)
+}
+const NO_FACTS = {
+  provider: null,
+  model: null,
+  inputTokens: null,
+  outputTokens: null,
+  costMicros: null,
+  occurredAt: null,
+  profileId: null,
+}
+const principalOf = (workspace: string, id: string): Principal => ({
+  kind: 'workspace_token',
+  authority: { kind: 'key', id: id as KeyId, version: 1 },
+  organizationId: undefined,
+  workspaceId: workspace as WorkspaceId,
+  permissions: ['ingest'],
+  environment: 'production',
+  userId: null,
+  clientId: null,
+  credentialId: id as KeyId,
+  tokenVersion: 1,
+})
 function refused(answer: Answer, status: number, code: string): void {
   expect([answer.status, answer.body.code]).toEqual([status, code])
 }
@@ -142,6 +171,9 @@ describe('events', () => {
     ['an empty id', { events: [{ id: '', cost: '1' }] }],
     ['half a token', { events: [{ id: 'a', cost: '1', input_tokens: 0.5 }] }],
     ['another currency', { currency: 'EUR', events: [{ id: 'a', cost: '1' }] }],
+    ['a time in the year 0', { events: [{ id: 'a', cost: '1', occurred_at: '0000-01-01T00:00:00Z' }] }],
+    ['a time nearly a day from UTC', { events: [{ id: 'a', cost: '1', occurred_at: '2026-05-01T00:00:00+23:00' }] }],
+    ['a time in the year 10000', { events: [{ id: 'a', cost: '1', occurred_at: '9999-12-31T23:59:59-14:00' }] }],
     ['a token as a model', { events: [{ id: 'a', cost: '1', model: `tid_ws_${'a'.repeat(60)}` }] }],
   ])('%s are refused', async (name, body) => {
     if (name !== 'a token as a model') refused(await post('/events', body), 400, 'invalid_request')
@@ -162,6 +194,24 @@ describe('events', () => {
       headers: { 'x-trace-id': 'large', 'content-type': 'application/json' },
     })
     expect(large.status).toBe(413)
+  })
+
+  it('add up beyond every amount that is sent', async () => {
+    await setCap('1.00')
+    const most = { cost: '999999999.999999', input_tokens: 1_000_000_000 }
+    const path = `/workspaces/${workspaceId}/usage`
+    await sql`insert into spend (organization_id, workspace_id, month, settled_micros, input_tokens)
+      values (${world.organizationId}, ${workspaceId}, date_trunc('month', now() at time zone 'utc'),
+        9223372036854775807, 9223372036854775807)`.execute(server.db)
+    const events = Array.from({ length: 1_000 }, (_, place) => ({ id: `most-${place}`, model: 'm', ...most }))
+    expect((await post('/events', { events })).status).toBe(200)
+    expect((await call(server, job, 'GET', path)).body.spent).toBe('10223372036854.774807')
+    expect(await violations()).toMatchObject([{ kind: 'overrun', left: '-9223372036853.775807' }])
+    refused(await reserve('0.01'), 402, 'budget_exceeded')
+  })
+
+  it('of more tokens than any call has are refused', async () => {
+    refused(await record({ id: 'many', cost: '1.00', output_tokens: 1_000_000_001 }), 400, 'invalid_request')
   })
 
   it('are taken from a JWT of the token as well, and from nothing that was revoked', async () => {
@@ -199,6 +249,12 @@ describe('reservations', () => {
     await held('4.00')
   })
 
+  it('settled at a time that cannot be kept are refused, and stay held', async () => {
+    const id = await held('1.00')
+    refused(await settle(id, '1.00', { occurred_at: '2026-05-01T00:00:00+23:00' }), 400, 'invalid_request')
+    expect((await budget()).held).toBe('1.00')
+  })
+
   it('refused again and again are one violation an hour with a count, and one record', async () => {
     await setCap('1.00')
     for (let turn = 0; turn < 4; turn++) refused(await reserve('2'), 402, 'budget_exceeded')
@@ -226,7 +282,17 @@ describe('reservations', () => {
     expect((await settle(id, '12.00')).body.cost).toBe('12.00')
     expect(await budget()).toMatchObject({ spent: '12.00', left: '-2.00' })
     expect(await violations()).toMatchObject([{ kind: 'overrun', asked: '12.00', count: 1 }])
-    refused(await reserve('0'), 402, 'budget_exceeded')
+    refused(await reserve('0.000001'), 402, 'budget_exceeded')
+  })
+
+  it('hold more together than any amount that is asked for', async () => {
+    await sql`insert into spend (organization_id, workspace_id, month, held_micros)
+      values (${world.organizationId}, ${workspaceId}, date_trunc('month', now() at time zone 'utc'),
+        9223372036854775807)`.execute(server.db)
+    const id = await held('999999999.999999')
+    expect((await budget()).held).toBe('9224372036854.775806')
+    expect((await settle(id, '999999999.999999')).status).toBe(200)
+    expect(await budget()).toMatchObject({ spent: '999999999.999999', held: '9223372036854.775807' })
   })
 
   it.each(['expired', 'expired and noticed', 'released'])(
@@ -273,6 +339,39 @@ describe('reservations', () => {
     expect(await budget()).toMatchObject({ spent: '0.00', left: '10.00' })
     const january = await call(server, job, 'GET', `/workspaces/${workspaceId}/usage?month=2026-01`)
     expect(january.body).toMatchObject({ month: '2026-01', spent: '6.00', held: '0.00' })
+  })
+
+  it.each(['expired', 'expired and noticed', 'released'])(
+    'of an earlier month that are %s when they are settled count in this one, under its cap',
+    async (how) => {
+      await setCap('1.00')
+      const id = await held('0.25')
+      await sql`update reservations set month = '2026-01-01' where id = ${id}`.execute(server.db)
+      await sql`update spend set month = '2026-01-01' where workspace_id = ${workspaceId}`.execute(server.db)
+      if (how === 'released') await release(id)
+      else await expire(id)
+      if (how === 'expired and noticed') await usage.expireDueHolds(server.db)
+      const settled = await settle(id, '500.00')
+      const { month } = await budget()
+      expect(settled.body).toMatchObject({ state: 'settled', month })
+      expect((await settle(id, '500.00')).body).toEqual(settled.body)
+      expect(await budget()).toMatchObject({ spent: '500.00', held: '0.00', left: '-499.00' })
+      expect(await violations()).toMatchObject([{ kind: 'overrun', asked: '500.00' }])
+      refused(await reserve('0.01'), 402, 'budget_exceeded')
+      const january = await call(server, job, 'GET', `/workspaces/${workspaceId}/usage?month=2026-01`)
+      expect(january.body).toMatchObject({ spent: '0.00', held: '0.00' })
+    },
+  )
+
+  it('of nothing are none', async () => {
+    refused(await reserve('0'), 400, 'invalid_request')
+    refused(await reserve('0.000000'), 400, 'invalid_request')
+  })
+
+  it('are for credentials of a workspace: another kind is told which', async () => {
+    const answer = await post('/reservations', { amount: '1.00' }, { as: bearer(world.key) })
+    refused(answer, 403, 'wrong_credential')
+    expect(answer.body.detail).toBe('This call takes a workspace token or an access token.')
   })
 
   it('of another workspace are none', async () => {
@@ -324,6 +423,54 @@ describe('a budget', () => {
     expect(mails.rows).toEqual([{ outcome: null }, { outcome: null }])
   })
 
+  it.each(['soft', 'hard'] as const)('that is %s and below what is spent tells of it when it is set', async (mode) => {
+    await record({ id: '1', cost: '10.00' })
+    await setCap('5.00', mode)
+    expect(await alerts()).toEqual([80, 100])
+    expect(await violations()).toEqual([])
+    await record({ id: '2', cost: '10.00' })
+    await record({ id: '3', cost: '10.00' })
+    expect(await violations()).toMatchObject(
+      mode === 'soft'
+        ? [{ kind: 'soft_cap', count: 1, asked: '10.00', left: '-5.00' }]
+        : [{ kind: 'overrun', count: 2, asked: '10.00', left: '-15.00' }],
+    )
+    expect(await alerts()).toEqual([80, 100])
+  })
+
+  it('of nothing tells of the first that is spent', async () => {
+    await setCap('0', 'soft')
+    expect(await alerts()).toEqual([])
+    await record({ id: '1', cost: '0.01' })
+    expect(await alerts()).toEqual([100])
+  })
+
+  it('set again and again mails to an address six times a day, and what was not told is told later', async () => {
+    await setCap('3.00', 'soft')
+    await record({ id: 'first', cost: '2.70' })
+    for (const cap of ['2.00', '1.90', '1.80', '1.70', '1.60']) await setCap(cap, 'soft')
+    await record({ id: 'second', cost: '1.00' })
+    const mails = async () => {
+      const { rows } = await sql<{ count: number }>`
+        select count(*)::int as count from billing_mails where workspace_id = ${workspaceId}`.execute(server.db)
+      return rows[0]?.count
+    }
+    expect([await mails(), await alerts()]).toEqual([6, [80, 80, 80, 100, 100, 100]])
+    await sql`update budget_alerts set created_at = created_at - interval '1 day'
+      where workspace_id = ${workspaceId}`.execute(server.db)
+    await record({ id: 'third', cost: '0.01' })
+    const told = await sql<{ cap: string }>`
+      select cap_micros::text as cap from budget_alerts where workspace_id = ${workspaceId}
+      order by created_at desc limit 2`.execute(server.db)
+    expect([await mails(), told.rows]).toEqual([8, [{ cap: '1600000' }, { cap: '1600000' }]])
+  })
+
+  it('that was set and removed leaves no trace in the sums', async () => {
+    await setCap('5.00')
+    const { rows } = await sql`select from spend where workspace_id = ${workspaceId}`.execute(server.db)
+    expect(rows).toEqual([])
+  })
+
   it('that is hard does not refuse what was spent already', async () => {
     await setCap('1.00')
     expect((await record({ id: 'dear', cost: '9.00' })).status).toBe(200)
@@ -340,6 +487,43 @@ describe('a budget', () => {
 })
 
 describe('the currency of an organization', () => {
+  const setCurrency = (of: { organizationId: string; key: string }, currency: string) =>
+    call(server, bearer(of.key), 'PUT', `/organizations/${of.organizationId}/currency`, { body: { currency } })
+
+  it('changed while a call runs takes nothing for an amount of its own', async () => {
+    const { neighbour } = await makeApiWorld(server)
+    const token = await makeToken(server, neighbour, { permissions: ['ingest', 'read'] })
+    const by = { principal: principalOf(neighbour.workspaceId, token.id), request: { traceId: 'currency' } }
+    const admitted = await usage.admitCall(server.db, { ...by, most: () => 6_000n, holdSeconds: 60 })
+    expect(admitted.currency).toBe('USD')
+    expect((await setCurrency(neighbour, 'JPY')).status).toBe(204)
+    const used = {
+      event: { ...NO_FACTS, model: 'm', outputTokens: 7, costMicros: 6_000n },
+      prices: 'v1',
+      isEstimated: false,
+    }
+    await usage.recordCall(server.db, admitted, used)
+    const path = `/workspaces/${neighbour.workspaceId}/usage`
+    const read = (rest: string) => call(server, bearer(token.key), 'GET', `${path}${rest}`)
+    expect((await read('/events')).body).toMatchObject([{ cost: null, currency: 'JPY', output_tokens: 7 }])
+    expect((await read('')).body).toMatchObject({ spent: '0.00', currency: 'JPY', unpriced_events: 1 })
+    refused(await setCurrency(neighbour, 'USD'), 409, 'currency_in_use')
+  })
+
+  it('without prices is named to whoever calls under a hard cap, and what was asked is not said to be nothing', async () => {
+    await setCap('1.00')
+    const by = { principal: principalOf(workspaceId, key.id), request: { traceId: 'unpriced' } }
+    const asked = usage.admitCall(server.db, { ...by, most: () => undefined, holdSeconds: 60 })
+    await expect(asked).rejects.toMatchObject({ code: 'budget_exceeded', detail: expect.stringContaining('in USD') })
+    expect(await violations()).toMatchObject([{ kind: 'refused', asked: null, left: '1.00' }])
+    expect(await audited('budget.admission_refused')).toMatchObject([{ detail: { asked: null, left: '1.00' } }])
+    await record({ id: 'dear', cost: '2.00' })
+    refused(await reserve('0.000001'), 402, 'budget_exceeded')
+    expect((await violations()).find(({ kind }: { kind: string }) => kind === 'refused')).toMatchObject({
+      asked: '0.000001',
+    })
+  })
+
   it('is USD until it is set, and stays what it is once amounts are kept in it', async () => {
     const made = await server.run('organization create', { name: newLabel(), owner: world.people.owner.email })
     const set = (currency: string) =>

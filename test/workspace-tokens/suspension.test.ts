@@ -1,7 +1,6 @@
 // A token that is suspended: refused everywhere with the answer, by whoever may say so, and good again once it is restored.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { isKeyId } from '../../src/ids.ts'
-import { createVerifier, type Verifier } from '../../src/verifier/index.ts'
 import { setTokenSuspended } from '../../src/workspace-tokens/service.ts'
 import {
   type ApiWorld,
@@ -11,13 +10,12 @@ import {
   call,
   exchange,
   exchanged,
-  makeApiWorld,
-  makeResourceServer,
   makeToken,
   postForm,
 } from '../support/api.ts'
 import { hasStores } from '../support/databases.ts'
-import { type Backend, startServer, type TestServer } from '../support/server.ts'
+import type { Backend, TestServer } from '../support/server.ts'
+import { startVerifying, type Verifying } from '../support/verifying.ts'
 import type { TestClient } from '../support/world.ts'
 
 const API = 'https://traces.example.com'
@@ -29,24 +27,12 @@ describe.each(BACKENDS)('a suspended token (%s)', (backend) => {
   let server: TestServer
   let world: ApiWorld
   let api: TestClient
-  let verify: Verifier
+  let isVerified: Verifying['isVerified']
+  let close: Verifying['close'] | undefined
   beforeAll(async () => {
-    server = await startServer({ backend })
-    world = await makeApiWorld(server)
-    api = await makeResourceServer(server, API, { scopes: [{ name: 'traces:write', least_role: 'member' }] })
-    verify = createVerifier({
-      issuer: server.origin,
-      audience: API,
-      environment: 'production',
-      clientId: api.id,
-      clientSecret: api.secret ?? '',
-    })
-    await verify.ready()
+    ;({ server, world, api, isVerified, close } = await startVerifying(backend, API, 'traces:write'))
   })
-  afterAll(async () => {
-    await verify?.close()
-    await server?.close()
-  })
+  afterAll(() => close?.())
 
   const pathOf = (id: string, what: string) => `/workspaces/${world.workspaceId}/api-keys/${id}/${what}`
   const change = (id: string, what: 'suspend' | 'restore', by: Credential = bearer(world.key)) =>
@@ -54,11 +40,6 @@ describe.each(BACKENDS)('a suspended token (%s)', (backend) => {
   const statusOf = async (value: string) =>
     (await call(server, bearer(value), 'GET', `/workspaces/${world.workspaceId}`)).status
   const isActive = async (value: string) => (await postForm(server, '/introspect', { token: value }, api)).body.active
-  const isVerified = (value: string) =>
-    verify(`Bearer ${value}`).then(
-      () => true,
-      () => false,
-    )
   const recordsOf = async (id: string) =>
     (
       await server.db

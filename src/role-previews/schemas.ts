@@ -2,8 +2,9 @@
 import { z } from 'zod'
 import type { ConnectionView } from '../connections/service.ts'
 import { organizationParams, organizationRole, workspaceParams, workspaceRole } from '../organizations/schemas.ts'
+import { lastOwnerDetail } from '../ownership/service.ts'
 import { rfc3339, rfc3339OrNull } from '../times.ts'
-import { lastOwnerDetail, type Preview } from './service.ts'
+import type { Preview } from './service.ts'
 
 const userId = z.string().meta({ description: 'The member' })
 export const memberParams = workspaceParams.extend({ user_id: userId })

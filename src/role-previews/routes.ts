@@ -1,15 +1,15 @@
 // What a change of somebody's roles would come to, over the JSON API: asked before it is made.
-import { ABOVE_WORKSPACES, ANY_CREDENTIAL, type Route, route } from '../api/route.ts'
+import { ABOVE_WORKSPACES, ANY_CREDENTIAL, type Route, route, workspaceOf } from '../api/route.ts'
 import { AppError } from '../errors.ts'
 import * as shapes from './schemas.ts'
-import { type MembersDeps, previewInOrganization, previewInWorkspace } from './service.ts'
+import { type PreviewDeps, previewInOrganization, previewInWorkspace } from './service.ts'
 
 const answers = {
   200: { description: 'What would end, narrow, or have to be rotated', schema: shapes.consequencesShape },
 }
 const description = 'Nothing is changed. The change itself decides in the same way.'
 
-export function consequencesRoutes(deps: MembersDeps): Route[] {
+export function consequencesRoutes(deps: PreviewDeps): Route[] {
   return [
     route({
       method: 'GET',
@@ -22,9 +22,9 @@ export function consequencesRoutes(deps: MembersDeps): Route[] {
       params: shapes.memberParams,
       query: shapes.roleQuery,
       answers,
-      async handle({ reach: { workspace }, params, query }) {
-        if (workspace === undefined) throw new AppError('not_found')
+      async handle({ reach, params, query }) {
         const role = query.role ?? null
+        const workspace = workspaceOf(reach)
         const [preview] = await previewInWorkspace(deps, { workspace, userId: params.user_id, roles: [role] })
         if (preview === undefined) throw new AppError('not_found')
         return { status: 200, body: shapes.presentConsequences(preview, role) }
