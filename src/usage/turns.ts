@@ -6,8 +6,8 @@ import type { Db } from '../store/database.ts'
 
 /** Of one workspace and process: one has the row, the others are on their way to it. */
 export const AT_ONCE = 4
-/** As long as a lock of the database is waited for. */
-const LONGEST_WAIT_MS = 2_000
+/** Waiting here costs no connection: a burst is better served late than refused. */
+const LONGEST_WAIT_MS = 10_000
 
 interface Line {
   running: number
@@ -21,7 +21,7 @@ const linesOf = new WeakMap<Db, Map<WorkspaceId, Line>>()
  * Does the work when it is the workspace's turn.
  *
  * @param options.patient waits as long as it takes
- * @throws {AppError} `unavailable` after two seconds
+ * @throws {AppError} `unavailable` after ten seconds
  */
 export async function inTurn<T>(
   db: Db,

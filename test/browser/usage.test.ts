@@ -206,7 +206,7 @@ describe.skipIf(!hasBrowser())('the pages of what is used', () => {
     }
     found.push(...(await inspect(page, 'providers-new')))
     await page.getByRole('button', { name: 'Check now Anthropic' }).click()
-    upstream.answer(json(403, {}))
+    upstream.answer(json(401, {}))
     await page.getByRole('button', { name: 'Check now OpenAI' }).click()
     await page.getByText('does not take this key').waitFor()
     found.push(...(await inspect(page, 'providers')))

@@ -6,7 +6,8 @@ import { vi } from 'vitest'
 const LENIENCE = 6
 const LONGEST_TEST_MS = 180_000
 
-const isStrict = () => process.env.TEST_TIMES === 'strict'
+/** Where each file has the machine for itself. */
+export const isStrict = () => process.env.TEST_TIMES === 'strict'
 
 /** @param ms what is promised */
 export function most(ms: number): number {

@@ -55,11 +55,11 @@ it('another workspace does not wait for it', async () => {
   expect(begun).toContain('other')
 })
 
-it('nobody waits longer than for a lock, but who has patience', async () => {
+it('nobody waits longer than ten seconds, but who has patience', async () => {
   const running = names(AT_ONCE).map((name) => take(name))
   const hasty = take('hasty')
   const patient = take('patient', BUSY, { patient: true })
-  await vi.advanceTimersByTimeAsync(2_000)
+  await vi.advanceTimersByTimeAsync(10_000)
   await expect(hasty.done).rejects.toMatchObject({ code: 'unavailable', retryAfterSeconds: 1 })
   await vi.advanceTimersByTimeAsync(60_000)
   for (const { end } of running) end()
