@@ -5,7 +5,7 @@ import type { Context, Middleware } from 'koa'
 import { z } from 'zod'
 import type { RequestInfo } from '../audit/service.ts'
 import { AppError } from '../errors.ts'
-import { readBody } from '../http/body.ts'
+import { type BodyRoom, createBodyRoom, readBody } from '../http/body.ts'
 import { givenTraceId, isTraceId, requestInfo } from '../http/trace.ts'
 import type { Repeatable } from '../idempotency/service.ts'
 import { excessOf } from '../json/rules.ts'
@@ -30,9 +30,10 @@ export interface ApiDeps extends PrincipalDeps {
 /** @throws {Error} at start for a route whose rule is missing, or does not fit its address */
 export function createApiRouter(deps: ApiDeps, routes: readonly Route[]): Router {
   const router = new Router({ prefix: API_PREFIX, sensitive: true })
+  const room = createBodyRoom()
   for (const route of routes) {
     assertRule(route)
-    router.register(route.path, [route.method], serve(deps, route))
+    router.register(route.path, [route.method], serve({ ...deps, room }, route))
   }
   return router
 }
@@ -52,7 +53,11 @@ function assertRule(route: Route): void {
     throw new Error(`${name} has no ${object} to let anyone into`)
 }
 
-function serve(deps: ApiDeps, route: Route): Middleware {
+interface Framed extends ApiDeps {
+  room: BodyRoom
+}
+
+function serve(deps: Framed, route: Route): Middleware {
   return async (ctx) => {
     ctx.set('Cache-Control', 'no-store')
     const answer = await prepare(deps, route, ctx)
@@ -65,7 +70,7 @@ function serve(deps: ApiDeps, route: Route): Middleware {
   }
 }
 
-async function prepare(deps: ApiDeps, route: Route, ctx: Context): Promise<Call<never, never, never>> {
+async function prepare(deps: Framed, route: Route, ctx: Context): Promise<Call<never, never, never>> {
   const { rule } = route
   const standing = rule.who === 'presented' ? await present(deps, ctx) : undefined
   const identified =
@@ -76,7 +81,12 @@ async function prepare(deps: ApiDeps, route: Route, ctx: Context): Promise<Call<
   ctx.state.workspaceId =
     reach?.workspace?.id ?? principal?.workspaceId ?? standing?.credential.workspaceId ?? undefined
   if (route.traced === true) requireTrace(ctx)
-  const body = await readInput(route, ctx)
+  const caller = principal?.credentialId ?? principal?.userId ?? ''
+  const body = await readInput(
+    route,
+    ctx,
+    route.mostBodyBytes === undefined ? undefined : takerOf(deps.room, ctx, caller),
+  )
   const request = standing === undefined ? requestInfo(ctx) : requestWithProfile(ctx)
   const scope = JSON.stringify([route.path, ctx.params, principal?.credentialId ?? principal?.userId])
   const call = {
@@ -236,9 +246,20 @@ interface Input {
 
 const NO_INPUT: Input = { raw: Buffer.alloc(0), text: '', value: undefined }
 
-async function readInput(route: Route, ctx: Context): Promise<Input> {
+/** What a call takes of the room it has until its answer has ended. */
+function takerOf(room: BodyRoom, ctx: Context, caller: string): (bytes: number) => void {
+  let taken = 0
+  ctx.res.once('close', () => room.give(caller, taken))
+  return (bytes) => {
+    if (ctx.res.closed) throw new AppError('unavailable') // nobody gives back what is taken now
+    room.take(caller, bytes)
+    taken += bytes
+  }
+}
+
+async function readInput(route: Route, ctx: Context, take?: (bytes: number) => void): Promise<Input> {
   if (route.body === undefined) return NO_INPUT
-  const raw = await readBody(ctx, route.mostBodyBytes ?? MOST_BODY_BYTES)
+  const raw = await readBody(ctx, route.mostBodyBytes ?? MOST_BODY_BYTES, take)
   const text = textOf(raw)
   if (text.trim() === '') return { raw, text, value: {} }
   const isJson = ctx.is('json', '+json') !== false

@@ -69,7 +69,7 @@ async function archive(
 ): Promise<ArchiveOutcome> {
   const { db } = deps
   const by = { actor, request }
-  if ((await reading(countWaitingBefore(db, before))) > 0) {
+  if ((await reading(countWaitingBefore(db, before, faults.keys()))) > 0) {
     throw new AppError('conflict', {
       detail: 'Records of that time wait to be sealed: let a server run for a moment, then repeat it.',
     })

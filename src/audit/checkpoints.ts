@@ -17,6 +17,12 @@ export interface Checkpoint {
   restored?: true
 }
 
+/** A head that was signed; with the signature where it is not noted. */
+export interface SignedHead {
+  head: store.Head
+  jws?: string
+}
+
 export interface CheckpointDeps {
   db: Db
   sink: Sink
@@ -27,24 +33,32 @@ export interface CheckpointDeps {
  * Signs the heads that have grown since the last time. What is noted of a head counts where it is signed: whoever may add
  * a row cannot keep one from being signed.
  *
- * @param known heads, by chain, that were found to be signed, or were signed here
+ * @param known heads, by chain, that were found to be signed, or were signed here and are not noted yet
  */
 export async function writeCheckpoints(
   { db, sink, signer }: CheckpointDeps,
-  known = new Map<string, store.Head>(),
+  known = new Map<string, SignedHead>(),
 ): Promise<void> {
   const heads: store.Head[] = []
+  const unnoted: Array<Required<SignedHead>> = []
   for (const { jws, ...head } of await reading(store.listHeads(db))) {
-    if (await isSignedHead(signer, head, jws, known)) known.set(head.chain, head)
+    const last = known.get(head.chain)
+    const isKnown = last?.head.seq === head.seq && last.head.hash === head.hash
+    if (isKnown && last.jws !== undefined) unnoted.push({ head, jws: last.jws })
+    else if (isKnown || (await isSignedHead(signer, head, jws))) known.set(head.chain, { head })
     else heads.push(head)
   }
   const lines = await signed(signer, heads)
-  if (lines.length === 0) return
-  await sink.append(lines.map(({ line }) => line))
+  if (lines.length > 0) await sink.append(lines.map(({ line }) => line))
   const failures: unknown[] = []
-  for (const { head, jws } of lines) {
-    known.set(head.chain, head) // also where the place of its row is taken, or there is no such place
-    await store.insertCheckpoint(db, head, jws).catch((error: unknown) => failures.push(error)) // the others' are noted
+  for (const { head, jws } of [...unnoted, ...lines]) {
+    try {
+      await store.insertCheckpoint(db, head, jws)
+      known.set(head.chain, { head }) // also where the place of its row is taken
+    } catch (error) {
+      known.set(head.chain, { head, jws }) // signed once, and noted at the next time; the others' are noted now
+      failures.push(error)
+    }
   }
   if (failures.length > 0) throw failures[0]
 }
@@ -67,14 +81,7 @@ export async function acceptSetBack({ db, sink, signer }: CheckpointDeps): Promi
   return lines.length
 }
 
-async function isSignedHead(
-  signer: SinkSigner,
-  { chain, seq, hash }: store.Head,
-  jws: string | null,
-  known: ReadonlyMap<string, store.Head>,
-): Promise<boolean> {
-  const last = known.get(chain)
-  if (last?.seq === seq && last.hash === hash) return true
+async function isSignedHead(signer: SinkSigner, { chain, seq }: store.Head, jws: string | null): Promise<boolean> {
   return jws !== null && (await openNoted(signer, { chain, seq: String(seq), jws })) !== undefined
 }
 

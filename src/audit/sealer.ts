@@ -4,9 +4,8 @@
 import { AppError } from '../errors.ts'
 import { type Db, reading, transact } from '../store/database.ts'
 import { hashOf } from './chain.ts'
-import { type CheckpointDeps, writeCheckpoints } from './checkpoints.ts'
+import { type CheckpointDeps, type SignedHead, writeCheckpoints } from './checkpoints.ts'
 import { type AuditRecord, type ChainEntry, GENESIS } from './rules.ts'
-import type { Head } from './store.ts'
 import * as store from './store.ts'
 
 const SEAL_EVERY_MS = 250
@@ -36,7 +35,7 @@ export function createSealer({ onError, isHeldBack = () => false, ...deps }: Sea
   let running: Promise<void> | undefined
   let checking: Promise<void> | undefined
   let closed = false
-  const signedHeads = new Map<string, Head>()
+  const signedHeads = new Map<string, SignedHead>()
 
   /** A batch of each chain in turn: one with much to seal holds up no other. */
   async function seal(): Promise<number> {

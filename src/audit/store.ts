@@ -22,7 +22,7 @@ const PLACE = sql`(select c.event_id from audit_chain c where c.event_id = p.eve
  * Whether the detail of an event has no hash (`isExact`): looked at where it stands, for 1.00000000000000000001 is read as 1
  * elsewhere, and 1e400 as no number at all.
  */
-const IS_INEXACT = sql`case when ${IS_TOO_DEEP} then true else jsonb_path_exists(e.detail,
+const IS_INEXACT = sql`case when ${IS_TOO_DEEP} or jsonb_typeof(e.detail) <> 'object' then true else jsonb_path_exists(e.detail,
   '$.** ? (@.type() == "number") ? (@ != @.floor() || @.abs() > 9007199254740991)') end`
 
 /** The event that waits as `p`, as it was recorded. By its primary key, as above. */
@@ -97,12 +97,11 @@ export async function findNewestPending(executor: Executor, chain: string): Prom
   return rows[0]?.event_id
 }
 
-/** How many records that are older than a time will be sealed, and are not yet. */
-export async function countWaitingBefore(executor: Executor, before: Date): Promise<number> {
+/** How many records that are older than a time will be sealed, and are not yet, but for those of some chains. */
+export async function countWaitingBefore(executor: Executor, before: Date, without: Iterable<string>): Promise<number> {
   const { rows } = await sql<{ count: number }>`
-    select count(*)::int as count from audit_pending p where recorded_at < ${before} and exists (${EVENT})`.execute(
-    executor,
-  )
+    select count(*)::int as count from audit_pending p where recorded_at < ${before}
+      and ${CHAIN_OF_PENDING} <> all(${[...without]}::text[]) and exists (${EVENT})`.execute(executor)
   return rows[0]?.count ?? 0
 }
 

@@ -160,8 +160,8 @@ async function openOrWiden(trx: Trx, opening: Opening): Promise<ConnectionId | u
 }
 
 /**
- * A person who ends a connection and approves the same app again does not get around an open review: what it looks at, and
- * nobody attested, it looks at again. @returns which review
+ * A person who ends a connection and approves the same app again does not get around an open review: it looks at it again,
+ * with the word that it had if that covers it. @returns which review
  */
 async function comeIntoReview(trx: Trx, id: ConnectionId): Promise<ReviewId | undefined> {
   const review = await reviews.lockOpenReviewOfSuccessor(trx, id)
@@ -170,6 +170,7 @@ async function comeIntoReview(trx: Trx, id: ConnectionId): Promise<ReviewId | un
   await reviews.insertItems(trx, review, [
     { id: newId('rvi'), kind: 'connection', subject_id: id, snapshot: snapshotOf(toView(row)) },
   ])
+  await reviews.takeOverAttestation(trx, review, id)
   return review
 }
 

@@ -64,8 +64,9 @@ function merged(sentence: Sentence): Sentence {
   return parts
 }
 
-function toldOf(record: AuditRecord, known: Known): Told {
-  const { detail } = record
+function toldOf(given: AuditRecord, known: Known): Told {
+  const detail = given.detail ?? {} // JSON's null, in a row that we did not write
+  const record = { ...given, detail }
   const named = (id: string | null, otherwise: string): Part => {
     if (id === null) return otherwise
     const name = known.subjects.get(id)
@@ -283,6 +284,7 @@ const CHECKS: Record<string, string> = {
   refused: 'it does not take the key',
   redirected: 'its address leads elsewhere',
   unexpected_answer: 'what answers there is something else',
+  no_list: 'it has no list of models to ask for',
   address_refused: 'its address is one that is not called',
   unreadable: 'the stored key cannot be read any more',
   forbidden: 'it does not let the key make that call',

@@ -39,6 +39,10 @@ const TROUBLES: Record<string, (who: string, hasOwnAddress: boolean) => Trouble>
     what: `${who} does not let this key make the call that tells whether it works.`,
     todo: 'The first call that works verifies it.',
   }),
+  no_list: (who) => ({
+    what: `${who} has no list of models, and so nothing to ask it for.`,
+    todo: 'The first call that works verifies it.',
+  }),
   too_large: (who) => ({
     what: `${who} sent a longer answer than a check reads.`,
     todo: 'The first call that works verifies it.',
@@ -49,7 +53,7 @@ const TROUBLES: Record<string, (who: string, hasOwnAddress: boolean) => Trouble>
 }
 
 /** Of checks that told nothing: a connection that had failed before one goes on as it was. */
-const TELLS_NOTHING = new Set(['forbidden', 'too_large', 'timeout', 'unreachable', 'busy'])
+const TELLS_NOTHING = new Set(['forbidden', 'no_list', 'too_large', 'timeout', 'unreachable', 'busy'])
 
 const UNKNOWN: Trouble = { what: 'The check did not come to an end.', todo: AGAIN }
 const ASK_ADMIN = 'An admin of the workspace can put it right.'

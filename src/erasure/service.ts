@@ -1,5 +1,6 @@
 // The end of an account: what acts for the person ends, what they made is the workspaces' and must be rotated, and the row
 // that names them goes. The random id stays in the log, and the chain with it.
+import { randomUUID } from 'node:crypto'
 import { emailKey, isSessionGood } from '../accounts/rules.ts'
 import { findUser } from '../accounts/store.ts'
 import { type Actor, type RequestInfo, record } from '../audit/service.ts'
@@ -106,7 +107,7 @@ export async function eraseAgain(
   }
   const { actor, request } = input
   await endAllOf(trx, revoke, user, { reason: 'account_erased', actor, request })
-  await store.forgetName(trx, user.id)
+  await store.forgetName(trx, user.id, `${randomUUID()}@erased.invalid`) // that nobody can have taken before
   const detail = { reason: 'account_erased' }
   await record(trx, { event: 'user.suspended', status: 'pass', actor, request, userId: user.id, detail })
   return 'last_owner'

@@ -63,9 +63,8 @@ export async function forgetDevices(trx: Trx, userId: UserId): Promise<void> {
   await sql`update connection_versions set last_used_address = '', last_used_agent = '' where ${own}`.execute(trx)
 }
 
-/** What names a person in a row that must stay. Nothing is sent to such an address (RFC 6761), and nobody signs in with it. */
-export async function forgetName(trx: Trx, userId: UserId): Promise<void> {
-  const email = `${userId}@erased.invalid`
+/** What names a person in a row that must stay. @param email nobody's: nothing is sent there (RFC 6761) */
+export async function forgetName(trx: Trx, userId: UserId, email: string): Promise<void> {
   await trx
     .updateTable('users')
     .set({ email, email_key: email, name: 'Erased', password_digest: null, suspended_at: sql<Date>`now()` })

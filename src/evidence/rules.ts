@@ -89,6 +89,8 @@ const withoutSeparator = (json: string): string => json.replaceAll(';', '\\u003b
  * it separates by semicolons or tabs: what follows one would be a cell of its own there, whatever quotes stand around it.
  */
 export function csvCell(text: string): string {
-  const harmless = text.replaceAll(/(?<=^|[;\t\r\n])(?=[\s"']*[=+\-@])/g, "'").replace(/^[\t\r\n]/, "'$&")
+  const harmless = text
+    .replaceAll(/(?<=^|[;\t\r\n])(?=(?:(?![;\t\r\n])[\s"'])*[=+\-@])/g, "'")
+    .replace(/^[\t\r\n]/, "'$&")
   return /[",\r\n]/.test(harmless) ? `"${harmless.replaceAll('"', '""')}"` : harmless
 }

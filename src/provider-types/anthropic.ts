@@ -27,7 +27,10 @@ const messages: Metered = {
     if (model === undefined) return NO_MODEL
     const problem = problemOfNumbers(request, { max_tokens: 0 })
     if (problem !== undefined) return { ok: false, problem }
-    return { ok: true, model, mostOutputTokens: limitAt(request, 'max_tokens'), choices: 1, request }
+    const limit = limitAt(request, 'max_tokens')
+    // With a beta more may be thought than is answered.
+    const mostOutputTokens = limit && Math.max(limit, limitAt(request, 'thinking', 'budget_tokens') ?? 0)
+    return { ok: true, model, mostOutputTokens, choices: 1, request }
   },
   bound: boundOf,
   createReader,

@@ -142,6 +142,20 @@ const TOOLS_OF_CALLERS = new Set(['function', 'custom'])
 /** Read as so many tokens as they show, not as they are long. */
 const NO_TEXT = new Set(['image_url', 'input_image', 'input_audio', 'file', 'input_file', 'item_reference'])
 
+const WHOLE_ITEMS = new Set([
+  'message',
+  'function_call',
+  'function_call_output',
+  'custom_tool_call',
+  'custom_tool_call_output',
+])
+
+/** An earlier item by its id: the provider reads what it kept of it. */
+function isKeptThere(item: unknown): boolean {
+  const isWhole = WHOLE_ITEMS.has(String(memberOf(item, 'type') ?? 'message'))
+  return !isWhole && memberOf(item, 'id') != null && memberOf(item, 'encrypted_content') == null
+}
+
 function boundOf(request: Json): Bound {
   const foreign = listAt(request, 'tools').some((tool) => !TOOLS_OF_CALLERS.has(String(memberOf(tool, 'type'))))
   // A stored prompt may bring tools.
@@ -155,7 +169,8 @@ function boundOf(request: Json): Bound {
     hasObject(
       [request.messages, request.input],
       ({ type, file_id }) => NO_TEXT.has(String(type)) || file_id !== undefined,
-    )
+    ) ||
+    listAt(request, 'input').some(isKeptThere)
   return { ok: true, besides: isMore ? 'context' : 0 }
 }
 

@@ -8,6 +8,7 @@ export type CheckReason =
   | 'redirected'
   /** Something answered, and it is not this provider. */
   | 'unexpected_answer'
+  | 'no_list'
   /** The address is one that this server does not call. */
   | 'address_refused'
   /** What is stored cannot be decrypted. */
@@ -40,6 +41,7 @@ export function judge(answer: Answered): Check {
   const { status, isGood } = answer
   if (status === 401) return { outcome: 'failed', reason: 'refused' }
   if (status === 403) return { outcome: 'inconclusive', reason: 'forbidden' }
+  if (status === 404 || status === 405) return { outcome: 'inconclusive', reason: 'no_list' }
   if (status === 429 || status >= 500) return { outcome: 'inconclusive', reason: 'busy' }
   if (status >= 300 && status < 400) return { outcome: 'failed', reason: 'redirected' }
   return status === 200 && isGood ? { outcome: 'verified' } : { outcome: 'failed', reason: 'unexpected_answer' }

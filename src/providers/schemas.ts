@@ -64,6 +64,7 @@ export const providerShape = z
         'refused',
         'redirected',
         'unexpected_answer',
+        'no_list',
         'address_refused',
         'unreadable',
         'forbidden',

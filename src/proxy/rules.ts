@@ -45,7 +45,8 @@ const BYTES_A_TOKEN = 4
 
 /**
  * What a call used. Where the provider did not tell to the end, because it was cut short, it is no less than what was told and
- * seen of it by then; and, where something was held for it, as much as that: it may have thought of what nobody saw.
+ * seen of it by then; where something was held for it, as much as that: it may have thought of what nobody saw, and makes no
+ * more of it than it was allowed, whatever our guess of its text.
  */
 export function usageOf(
   { told, isLast, textBytes }: Seen,
@@ -54,7 +55,7 @@ export function usageOf(
   if (told !== undefined && isLast) return told
   const seen = Math.ceil(textBytes / BYTES_A_TOKEN)
   const input = told ?? most ?? { ...NOTHING, inputTokens: Math.ceil(requestBytes / BYTES_A_TOKEN) }
-  return { ...input, outputTokens: Math.max(told?.outputTokens ?? 0, seen, most?.outputTokens ?? 0) }
+  return { ...input, outputTokens: Math.max(told?.outputTokens ?? 0, most?.outputTokens ?? seen) }
 }
 
 const NOTHING = { inputTokens: 0, cacheReadTokens: 0, cacheWriteTokens: 0, longCacheWriteTokens: 0 }

@@ -223,7 +223,7 @@ async function answered(made: MadeCall, answer: Extract<OpenedAnswer, { ok: true
   const isUsed = status >= 200 && status < 300
   if (!isReadable(answer)) return unreadable(made, { body, isUsed })
   if (isUsed) noteWorking(made)
-  else await drop(made)
+  const dropped = isUsed ? undefined : drop(made) // not waited for: the answer may end, or be cut, meanwhile
   const type = typeOfAnswer(headers['content-type'])
   const reader = isUsed ? endpoint.metered?.createReader() : undefined
   const passed = createMeter({
@@ -232,10 +232,12 @@ async function answered(made: MadeCall, answer: Extract<OpenedAnswer, { ok: true
     reader,
     secret,
     async onEnd() {
-      if (isUsed) await recordUse(made, reader?.seen() ?? NOTHING_SEEN)
+      await (dropped ?? recordUse(made, reader?.seen() ?? NOTHING_SEEN))
       made.underWay.end()
     },
   })
+  // Also where the provider has said everything, and its caller does not read it.
+  made.underWay.signal.addEventListener('abort', () => passed.destroy(new Error('the call took too long')))
   return { status, headers: { 'Content-Type': type, ...passedHeaders(headers, secret) }, body: passed }
 }
 

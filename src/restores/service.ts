@@ -146,6 +146,11 @@ async function endAgain(
     await tell(trx, by, { event: 'workspace.archived', organizationId: organization_id, workspaceId: id })
     await deleteProvidersIn(trx, id, { ...by, userId: null })
   }
+  const owners = erasures.last_owner.splice(0) // of what was archived just now, perhaps
+  for (const userId of owners) {
+    const outcome = await eraseAgain(trx, revoke, { ...by, userId, servers })
+    if (outcome !== undefined) erasures[outcome].push(userId)
+  }
   const memberships = await store.lowerMemberships(trx, lost.memberships)
   for (const { organization_id, workspace_id, user_id } of memberships) {
     const place = { organizationId: organization_id, workspaceId: workspace_id }

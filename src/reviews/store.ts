@@ -334,7 +334,7 @@ const COVERS_TOKEN = sql<boolean>`(
 const IS_WIDER = sql<boolean>`(i.attested is not null and i.outcome is null and not case i.kind
   when 'connection' then ${covers(sql`c`)}
   when 'token' then ${COVERS_TOKEN}
-  else i.attested @> ${GRANTED} end)`
+  else i.attested @> ${GRANTED} and ${GRANTED} @> i.attested end)`
 
 /** What `outcomeOf` says nothing of. */
 const IS_UNDECIDED = sql<boolean>`(i.outcome is null and not ${IS_ENDED} and (i.decision is null or ${IS_WIDER}))`
@@ -421,19 +421,31 @@ export async function listUnattested(
   return rows
 }
 
+/** Items of earlier connections of the client and person of `n`, as `i` and `c`. */
+const FROM_EARLIER = sql`from access_review_items i join connections c on c.id = i.subject_id
+  where c.client_id = n.client_id and c.user_id is not distinct from n.user_id and c.id <> n.id`
+
 /**
- * The open review that looks at an earlier connection of the same client and person, and has nobody's word for as much as
- * this one lets in; locked, so that it is not closed meanwhile. By access_reviews_one_open and the unique index of its items.
+ * The open review that looks at an earlier connection of the same client and person; locked, so that it is not closed
+ * meanwhile. By access_reviews_one_open and the unique index of its items.
  */
 export async function lockOpenReviewOfSuccessor(trx: Trx, id: ConnectionId): Promise<ReviewId | undefined> {
   const { rows } = await sql<{ id: ReviewId }>`
     select r.id from connections n join access_reviews r on r.workspace_id = n.workspace_id and r.closed_at is null
-    where n.id = ${id} and exists (
-      select 1 from access_review_items i join connections c on c.id = i.subject_id
-      where i.review_id = r.id and c.client_id = n.client_id and c.user_id is not distinct from n.user_id
-        and (i.attested is null or not ${covers(sql`n`)}))
+    where n.id = ${id} and exists (select 1 ${FROM_EARLIER} and i.review_id = r.id)
     for share of r`.execute(trx)
   return rows[0]?.id
+}
+
+/** What was said of the connection before it counts for one that lets in no more. By the unique index of items. */
+export async function takeOverAttestation(trx: Trx, reviewId: ReviewId, id: ConnectionId): Promise<void> {
+  await sql`
+    update access_review_items new set decision = i.decision, note = i.note, decided_by = i.decided_by,
+      decided_at = i.decided_at, attested = i.attested
+    from connections n, lateral (
+      select i.* ${FROM_EARLIER} and i.review_id = ${reviewId} order by c.created_at desc limit 1) i
+    where new.review_id = ${reviewId} and new.subject_id = n.id and n.id = ${id}
+      and i.attested is not null and ${covers(sql`n`)}`.execute(trx)
 }
 
 /** What an item is about; it never changes. Primary key. */

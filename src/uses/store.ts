@@ -96,7 +96,8 @@ export async function touchRefused(trx: Trx, rows: ReadonlyArray<UseRow<KeyId>>)
 
 /** Of whom was erased since, nothing is noted any more of where they were, and with what. By the connections' primary key. */
 const IS_OF_NOBODY_ERASED = sql`not exists (
-  select from connections c where c.id = credential_id and c.close_reason = 'account_erased')`
+  select from connections c where c.id = credential_id and (c.close_reason = 'account_erased'
+    or c.user_id is not null and not exists (select from users u where u.id = c.user_id)))`
 
 /** By primary key, in its order, as of tokens. */
 export async function addConnectionUses(trx: Trx, rows: ReadonlyArray<UseRow<ConnectionId>>): Promise<void> {

@@ -569,8 +569,21 @@ describe('the chain', () => {
     expect(sunk()).toHaveLength(4)
     const { rows } = await sql<{ chain: string }>`select chain from audit_checkpoints order by 1`.execute(opened.db)
     expect(rows.map(({ chain }) => chain)).toEqual(['org_0', 'org_a', 'org_c'])
-    await writing()
+    await expect(writing()).rejects.toThrow()
     expect(sunk()).toHaveLength(4)
+  })
+
+  it('notes a head that was signed once it can, and signs it no second time', async () => {
+    await write(1)
+    await sealer.seal()
+    const known = new Map()
+    const writing = () => writeCheckpoints({ db: opened.db, sink, signer }, known)
+    await run('alter table audit_checkpoints add constraint trouble check (seq < 0)')
+    await expect(writing()).rejects.toThrow()
+    await run('alter table audit_checkpoints drop constraint trouble')
+    await writing()
+    const { rows } = await sql`select chain from audit_checkpoints`.execute(opened.db)
+    expect([rows, sunk().length]).toEqual([[{ chain: 'org_a' }], 1])
   })
 
   it('takes checkpoints that were signed before the master key was changed', async () => {

@@ -1,6 +1,7 @@
 // Erasing an account: nothing acts for the person any more, nothing names them any more, and the log stays whole.
 import { createHash } from 'node:crypto'
 import { Redis } from 'ioredis'
+import { decodeJwt } from 'jose'
 import { sql } from 'kysely'
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
 import { SYSTEM_CHAIN } from '../../src/audit/rules.ts'
@@ -152,9 +153,9 @@ describe.each(BACKENDS)('an erased account (%s)', (backend) => {
   it('leaves no row that holds the name or the address, and a log that verifies', async () => {
     const leaver = await makeLeaver()
     const { access_token: token } = await connectPerson(server, world, leaver, 'read')
-    const useConnection = () =>
+    const useConnection = (value = token) =>
       fetch(`${server.origin}/api/v1/workspaces/${world.workspaceId}`, {
-        headers: { 'user-agent': `Notebook of ${leaver.name}`, authorization: `Bearer ${token}` },
+        headers: { 'user-agent': `Notebook of ${leaver.name}`, authorization: `Bearer ${value}` },
       })
     expect((await useConnection()).status).toBe(200)
     await server.app.uses.flush()
@@ -166,6 +167,11 @@ describe.each(BACKENDS)('an erased account (%s)', (backend) => {
     for (const table of ['users', 'workspaces', 'invitations', 'connection_uses', 'connection_versions'])
       expect(before.filter((line) => line.startsWith(`${table}: `)).length, table).toBeGreaterThan(0)
     expect((await useConnection()).status).toBe(200) // kept in memory, and written after the erasure
+    const { access_token: ofEnded } = await connectPerson(server, world, leaver, 'read')
+    expect((await useConnection(ofEnded)).status).toBe(200) // and of one that they end before
+    const ended = decodeJwt(String(ofEnded)).credential_id
+    const path = `/workspaces/${world.workspaceId}/connections/${ended}`
+    expect((await call(server, leaver.session, 'DELETE', path)).status).toBe(204)
     await erase(leaver.userId)
     await server.app.uses.flush()
     const after = await dump()

@@ -299,7 +299,7 @@ it('a cell of a table is no formula, and one cell', () => {
     `"a;' ""=1"""`,
     `"a;'""-1"`,
     "a\t'-1",
-    `"a\r'\n'@x"`,
+    `"a\r\n'@x"`,
     "'\tx",
     ";' =1",
     'a; b',

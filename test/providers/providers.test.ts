@@ -128,6 +128,7 @@ describe('a provider connection', () => {
   it.each([
     ['refuses the key', json(401, { error: KEY }), 'failed', 'refused'],
     ['does not let it list models', json(403, {}), 'pending_verification', 'forbidden'],
+    ['has no list of models', json(404, {}), 'pending_verification', 'no_list'],
     ['says yes to everything', json(200, { fine: true }), 'failed', 'unexpected_answer'],
     [
       'is no JSON',

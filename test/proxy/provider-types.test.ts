@@ -84,6 +84,7 @@ describe('a plan', () => {
     [chat, { max_completion_tokens: 7, max_tokens: 5 }, { mostOutputTokens: 7, choices: 1 }],
     [chat, { max_completion_tokens: 1, max_tokens: 16_384 }, { mostOutputTokens: 16_384, choices: 1 }],
     [messages, { max_tokens: 9 }, { mostOutputTokens: 9, choices: 1 }],
+    [messages, { max_tokens: 9, thinking: { budget_tokens: 60 } }, { mostOutputTokens: 60, choices: 1 }],
     [responses, { max_output_tokens: 9 }, { mostOutputTokens: 9, choices: 1 }],
   ])('$1', (metered, request, expected) => {
     expect(metered.plan({ model: 'm', ...request })).toMatchObject({ ok: true, ...expected })
@@ -141,6 +142,17 @@ describe('a bound', () => {
     [{ messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'https://a' } }] }] }, 'context'],
     [{ input: [{ role: 'user', content: [{ type: 'input_file', file_id: 'f' }] }] }, 'context'],
     [{ previous_response_id: 'resp_1' }, 'context'],
+    [{ input: [{ type: 'reasoning', id: 'rs_1', summary: [] }] }, 'context'],
+    [{ input: [{ type: 'reasoning', id: 'rs_1', encrypted_content: 'x', summary: [] }] }, 0],
+    [
+      {
+        input: [
+          { type: 'message', id: 'msg_1', content: 'x' },
+          { role: 'user', content: 'x' },
+        ],
+      },
+      0,
+    ],
     [{ service_tier: 'flex' }, 'none'],
     [{ service_tier: 'priority' }, 'none'],
     [{ tools: [{ type: 'web_search' }] }, 'none'],

@@ -423,6 +423,38 @@ describe('limits', () => {
     }
   })
 
+  it('bodies of one credential are so long together at most, and leave room once their calls end', async () => {
+    const { port, host } = new URL(server.origin)
+    const headers = { authorization: `Bearer ${value}`, 'content-type': 'application/json', host }
+    const path = '/api/v1/proxy/anthropic/v1/messages'
+    const part = Buffer.alloc(12 * 1024 * 1024, ' ')
+    const begin = () => {
+      const outgoing = httpRequest({
+        port,
+        host: '127.0.0.1',
+        path,
+        method: 'POST',
+        headers: { ...headers, 'content-length': part.length + 1 },
+      })
+      outgoing.on('error', () => {})
+      const answered = once(outgoing, 'response').then(([response]) => (response as IncomingMessage).statusCode)
+      answered.catch(() => {})
+      outgoing.write(part) // and never the last byte
+      return { outgoing, answered }
+    }
+    const calls = Array.from({ length: 6 }, begin)
+    try {
+      expect(await Promise.race(calls.map(({ answered }) => answered))).toBe(429)
+    } finally {
+      for (const { outgoing } of calls) outgoing.destroy()
+    }
+    upstream.answer(json(200, MESSAGE))
+    await eventually(
+      async () =>
+        (await ask({ ...REQUEST, messages: [{ role: 'user', content: 'x'.repeat(10_000_000) }] })).status === 200,
+    )
+  })
+
   it('the body of a call is kept as it came by these routes alone', () => {
     const keeping = server.app.apiRoutes.filter(({ keepsRaw }) => keepsRaw === true).map(({ path }) => path)
     expect(keeping).toHaveLength(5)

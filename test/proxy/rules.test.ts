@@ -21,7 +21,12 @@ describe('what a call used', () => {
     ['no less than was seen', { told, isLast: false, textBytes: 4_001 }, undefined, usage(10, 1_001)],
     ['no less than was told', { told, isLast: false, textBytes: 4 }, undefined, usage(10, 5)],
     ['as much as was held of the output', { told, isLast: false, textBytes: 4 }, most, usage(10, 64_000)],
-    ['more than was held where more was seen', { told, isLast: false, textBytes: 400_000 }, most, usage(10, 100_000)],
+    [
+      'no more than was held, however long its text',
+      { told, isLast: false, textBytes: 400_000 },
+      most,
+      usage(10, most.outputTokens),
+    ],
     ['a guess of both', { told: undefined, isLast: false, textBytes: 8 }, undefined, usage(100, 2)],
     ['all that was held', { told: undefined, isLast: false, textBytes: 8 }, most, most],
   ])('is %s', (_name, seen, held, expected) => {

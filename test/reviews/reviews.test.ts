@@ -724,19 +724,25 @@ describe('a person who connects again while a review is open', () => {
     expect(await works(String(other.access_token), place.workspaceId)).toBe(true)
   })
 
-  it('is not where what was kept covers it', async () => {
+  it('is kept where what was kept covers it, undecided once it is more, and can be revoked', async () => {
     const place = await makeWorkspace()
     const person = await signInBrowser(server, await makeMember(place))
     const { client } = await connectPerson(server, place, person, 'read')
     const review = await open(place)
     const before = await openOf(place, client.id)
     expect((await decide(place, review, before.id, { decision: 'keep' })).status).toBe(200)
-    await connectAgain(place, person, client, 'read')
-    expect((await show(place, review.id)).counts).toMatchObject({ items: 2 })
-    await sql`update access_review_items set attested = jsonb_set(attested, '{resources}', '{}')
-      where subject_id = ${before.id}`.execute(server.db)
-    const wider = await connectAgain(place, person, client, 'read')
+    const second = await connectAgain(place, person, client, 'read')
+    expect(itemOf(await show(place, review.id), second.id)).toMatchObject({ is_decided: true, decision: 'keep' })
+    const third = await connectAgain(place, person, client, 'read')
+    expect(itemOf(await show(place, review.id), third.id)).toMatchObject({ is_decided: true, decision: 'keep' })
+    const wider = await connectAgain(place, person, client, 'read ingest')
     expect(itemOf(await show(place, review.id), wider.id).is_decided).toBe(false)
+    const again = await connectAgain(place, person, client, 'read')
+    expect(itemOf(await show(place, review.id), again.id).is_decided).toBe(false) // the last word was none
+    expect((await decide(place, await show(place, review.id), again.id, { decision: 'keep' })).status).toBe(200)
+    const last = await connectAgain(place, person, client, 'read')
+    expect((await decide(place, await show(place, review.id), last.id, { decision: 'revoke' })).status).toBe(200)
+    expect(await works(last.value, place.workspaceId)).toBe(false)
   })
 })
 
