@@ -65,12 +65,16 @@ async function withoutTable(work: () => Promise<void>, name = 'token_uses'): Pro
   }
 }
 
-/** Somebody's, whoever that is: whoever writes a use asks nothing else of it. */
+/** Of somebody who is there: whoever writes a use asks nothing else of it. */
 async function makeConnection(): Promise<ConnectionId> {
   const made = newId('con')
   const { workspaceId, organizationId, client } = world.world
+  const userId = newUserId()
+  await sql`insert into users (id, email, email_key, name) values (${userId}, ${userId}, ${userId}, 'Somebody')`.execute(
+    server.db,
+  )
   await sql`insert into connections (id, user_id, client_id, workspace_id, organization_id, environment, approved, created_by)
-    values (${made}, ${newUserId()}, ${client.id}, ${workspaceId}, ${organizationId}, 'production', '{}'::jsonb, 'test')`.execute(
+    values (${made}, ${userId}, ${client.id}, ${workspaceId}, ${organizationId}, 'production', '{}'::jsonb, 'test')`.execute(
     server.db,
   )
   return made
