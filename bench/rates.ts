@@ -84,7 +84,11 @@ async function measureTaking({ options, stores, blueprint, write }: Run): Promis
       // Each lane goes through all of them, from another one on.
       const nextOf = ({ index }: Lane) => {
         let turn = index
-        return () => tokens[turn++ % workspaces] ?? ''
+        return () => {
+          const ofPlace = tokens[turn % workspaces] ?? []
+          turn += 1
+          return ofPlace[turn % ofPlace.length] ?? ''
+        }
       }
       for (const events of EVENTS_A_CALL) {
         const prepare = async (lane: Lane) => recording(lane, nextOf(lane), events)
@@ -115,6 +119,9 @@ async function measureOne(
     connections: scenario.connections ?? CONNECTIONS,
   })
 }
+
+/** No divisor of it is a number of workspaces, or a lane would use one of them alone. */
+const TOKENS_A_PLACE = 19
 
 let made = 0
 
@@ -150,19 +157,23 @@ function holding({ http, index }: Lane, next: () => string): Operation {
   }
 }
 
-/** Workspaces under a hard cap that is out of reach. @returns a token of each */
-async function makePlaces({ site }: RunningServer, blueprint: Blueprint, number: number): Promise<string[]> {
+/** Workspaces under a hard cap that is out of reach. @returns tokens of each: one makes 6,000 calls a minute */
+async function makePlaces({ site }: RunningServer, blueprint: Blueprint, number: number): Promise<string[][]> {
   const http = new HttpConnection(site.port, site.headers)
   const headers = headersOf(blueprint.organizationKey, 'rates')
   try {
-    const tokens: string[] = []
+    const tokens: string[][] = []
     for (let place = 0; place < number; place += 1) {
       const post = (path: string, body: object, method: 'POST' | 'PUT' = 'POST') =>
         ask(http, { method, path: `/api/v1/workspaces${path}`, headers, body: JSON.stringify(body) })
       const { id } = await post('', { name: `Rates ${place}`, organization_id: blueprint.people[0]?.organizationId })
       await post(`/${id}/budget`, { cap: '900000000', mode: 'hard' }, 'PUT')
-      const { key } = await post(`/${id}/api-keys`, { label: 'Rates', permissions: ['ingest', 'read'] })
-      tokens.push(String(key))
+      const ofPlace: string[] = []
+      for (let count = 0; count < TOKENS_A_PLACE; count += 1) {
+        const { key } = await post(`/${id}/api-keys`, { label: `Rates ${count}`, permissions: ['ingest', 'read'] })
+        ofPlace.push(String(key))
+      }
+      tokens.push(ofPlace)
     }
     return tokens
   } finally {
