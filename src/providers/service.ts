@@ -200,9 +200,9 @@ export async function deleteProvider(
 ): Promise<void> {
   await transact(deps.db, async (trx) => {
     const place = await lockAuthority(trx, input.authority, input.workspaceId, { role: 'admin' })
-    const { id } = await lockIn(trx, place.workspaceId, input.id)
-    const deleted = await store.deleteConnection(trx, place.workspaceId, id)
-    if (deleted === undefined) throw new AppError('not_found')
+    const { id } = input
+    const deleted = isProviderConnectionId(id) && (await store.deleteConnection(trx, place.workspaceId, id))
+    if (!deleted) throw new AppError('not_found')
     await recordChange(trx, 'provider.deleted', deleted, { ...input, userId: place.userId })
   })
 }

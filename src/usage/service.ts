@@ -541,7 +541,7 @@ export async function setBudget(
   })
 }
 
-/** No admission that was decided without this cap is committed after it. */
+/** No hold that was decided without this cap is committed after it. */
 async function putBudget(
   trx: Trx,
   place: { organizationId: OrganizationId; workspaceId: WorkspaceId },

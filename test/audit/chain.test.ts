@@ -369,6 +369,7 @@ describe('the chain', () => {
   it.each([
     ['1e400', '{"a":1e400}'],
     ['a fraction', '{"a":[{"b":0.5}]}'],
+    ['no object', 'null'],
     ['a number that JSON does not hold exactly', '{"a":9007199254740992}'],
     ['one level too many', nested(101)],
     ['thousands of levels', nested(4_000)],

@@ -275,6 +275,21 @@ describe.each(BACKENDS)('a restored database on %s', (backend) => {
     expect(erased).toEqual([{ organization_id: organizationId, actor_kind: 'operator' }])
   })
 
+  it('erases a person again whose only place was archived before', async () => {
+    const person = await makePerson(server)
+    const owned = await server.run('workspace create', {
+      organization: world.organizationId,
+      name: 'theirs',
+      owner: person.email,
+    })
+    await losing(async () => {
+      const session = await signInBrowser(server, person)
+      expect((await call(server, session, 'POST', `/workspaces/${owned.id}/archive`)).status).toBe(200)
+      await server.run('user erase', { user: person.email, dry_run: false, yes: true })
+    })
+    expect(await restoreCheck()).toMatchObject({ erased: [person.userId], still_owners: [] })
+  })
+
   it('names nobody in the row of an erased person who is its last owner again, until there is another', async () => {
     const { owner } = world.people
     await losing(async () => {
